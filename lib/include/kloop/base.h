@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * What every other header of kLoop uses: declarations, error codes, memory.
+ *
+ * Conventions of the whole library:
+ *
+ * - A function that can fail returns int: 0 or a count, or a negative code.
+ *   -1 to -4095 is a negated errno; the library's own codes lie below that
+ *   (enum kloop_error). kloop_strerror() names both.
+ * - Outputs are the last parameters, are named ret_*, and are written on
+ *   success only.
+ * - Misuse has its own codes: -EINVAL for a bad argument, -EPERM for a call
+ *   from a thread that does not own the loop, -ECHILD for a loop that was made
+ *   before fork(2) and is used in the child, -ESTALE for an object that is
+ *   closed.
+ * - Time is in nanoseconds on CLOCK_MONOTONIC.
+ */
+#ifndef KLOOP_BASE_H
+#define KLOOP_BASE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+#define KLOOP_BEGIN_DECLS extern "C" {
+#define KLOOP_END_DECLS }
+#else
+#define KLOOP_BEGIN_DECLS
+#define KLOOP_END_DECLS
+#endif
+
+#if defined(__GNUC__)
+#define KLOOP_EXPORT __attribute__((visibility("default")))
+#define KLOOP_MUST_CHECK __attribute__((warn_unused_result))
+#else
+#define KLOOP_EXPORT
+#define KLOOP_MUST_CHECK
+#endif
+
+KLOOP_BEGIN_DECLS
+
+/* A time-out or deadline that never comes. */
+#define KLOOP_FOREVER UINT64_MAX
+
+/*
+ * Codes of the library itself, below the range of errno.
+ *
+ * The first block says why io_uring cannot be used. kloop_loop_new() returns
+ * them, kloop_info_get_usable() too; each calls for another remedy.
+ */
+enum kloop_error {
+	/* The environment variable KLOOP_IO_URING is 0; no system call was made. */
+	KLOOP_ERROR_RING_OFF = -4096,
+	/*
+	 * The kernel refused with EPERM: a seccomp profile (the default one of
+	 * container engines) or the sysctl kernel.io_uring_disabled.
+	 */
+	KLOOP_ERROR_RING_DENIED = -4097,
+	/* The kernel has no io_uring (ENOSYS): built without it, or seccomp says so. */
+	KLOOP_ERROR_RING_MISSING = -4098,
+	/* The kernel's io_uring lacks what kLoop needs: it is older than Linux 5.11. */
+	KLOOP_ERROR_RING_TOO_OLD = -4099,
+};
+
+/*
+ * The text for a code that a function of this library returned.
+ *
+ * code: a negative errno, a value of enum kloop_error, or 0.
+ *
+ * Ownership: a constant string, never NULL.
+ * Thread: any.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT const char *kloop_strerror(int code);
+
+/*
+ * The name of a code: "EPERM", "KLOOP_ERROR_RING_OFF"; "UNKNOWN" for any other.
+ *
+ * Ownership: a constant string, never NULL.
+ * Thread: any.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT const char *kloop_error_name(int code);
+
+/*
+ * Memory functions that the library uses for all its own allocations.
+ *
+ * They follow malloc(3), realloc(3) and free(3), and may be called from any
+ * thread. Memory that OpenSSL, ldns and liburing allocate is not theirs.
+ */
+struct kloop_allocator {
+	void *(*malloc)(size_t size, void *data);
+	void *(*realloc)(void *memory, size_t size, void *data);
+	void (*free)(void *memory, void *data);
+	void *data;
+};
+
+/*
+ * Replace the library's memory functions.
+ *
+ * allocator: the functions; NULL restores those of libc.
+ *
+ * Call it before any other function of the library: memory that one allocator
+ * gave is freed by the one in force.
+ *
+ * Ownership: the struct is copied.
+ * Thread: any, while no other thread is inside the library.
+ * Returns: 0; -EINVAL if one of the three functions is NULL.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_set_allocator(const struct kloop_allocator *allocator) KLOOP_MUST_CHECK;
+
+KLOOP_END_DECLS
+
+#endif

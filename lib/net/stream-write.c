@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * The write path of streams.
+ *
+ * What is written gathers in a batch, the pending one. At the start of the
+ * next turn it becomes the one that is sent, as it is: its vector goes to the
+ * kernel, its memory stays put until the kernel is done, and new writes gather
+ * in another batch. A batch is freed when it is sent, so that an idle stream
+ * has none; a typical message costs one allocation, which holds the vector and
+ * the copied bytes.
+ */
+#include "stream.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define FIRST_SEGMENTS 4
+/* Room for copies in a batch; with it a batch still fits malloc's fast path. */
+#define FIRST_ROOM 768
+/* The least room in a further piece of memory for copies. */
+#define MORE_ROOM ((size_t)4096)
+/* The kernel's limits: segments in a vector, bytes in one call. */
+#define MAX_SEGMENTS 1024
+#define MAX_BYTES ((size_t)1 << 30)
+
+/* What to do when a segment is sent. release NULL: free the owner, if any. */
+struct kl_segment_end {
+	kloop_release_fn *release;
+	void *owner;
+};
+
+struct kl_batch {
+	struct iovec *vector;
+	struct kl_segment_end *ends; /* lies behind the vector in the same memory */
+	uint32_t head;               /* the first segment that is not yet sent */
+	uint32_t count;
+	uint32_t capacity;
+	char *room; /* for copies */
+	size_t room_bytes;
+	struct msghdr message;
+	struct iovec first_vector[FIRST_SEGMENTS];
+	struct kl_segment_end first_ends[FIRST_SEGMENTS];
+	char first_room[];
+};
+
+/* ---- batches ---------------------------------------------------------- */
+
+static struct kl_batch *make_batch(size_t room_bytes)
+{
+	struct kl_batch *batch = kl_malloc(sizeof(*batch) + room_bytes);
+
+	if (!batch)
+		return NULL;
+	batch->vector = batch->first_vector;
+	batch->ends = batch->first_ends;
+	batch->head = 0;
+	batch->count = 0;
+	batch->capacity = FIRST_SEGMENTS;
+	batch->room = batch->first_room;
+	batch->room_bytes = room_bytes;
+	return batch;
+}
+
+static void free_batch(struct kl_batch *batch)
+{
+	if (batch->vector != batch->first_vector)
+		kl_free(batch->vector);
+	kl_free(batch);
+}
+
+static int grow_batch(struct kl_batch *batch)
+{
+	uint32_t capacity = batch->capacity * 2;
+	struct iovec *vector;
+	struct kl_segment_end *ends;
+
+	vector = kl_malloc((sizeof(*vector) + sizeof(*ends)) * capacity);
+	if (!vector)
+		return -ENOMEM;
+	ends = (struct kl_segment_end *)(void *)(vector + capacity);
+	memcpy(vector, batch->vector, sizeof(*vector) * batch->count);
+	memcpy(ends, batch->ends, sizeof(*ends) * batch->count);
+	if (batch->vector != batch->first_vector)
+		kl_free(batch->vector);
+	batch->vector = vector;
+	batch->ends = ends;
+	batch->capacity = capacity;
+	return 0;
+}
+
+static int add_segment(struct kl_batch *batch, const void *data, size_t bytes,
+		       kloop_release_fn *release, void *owner)
+{
+	if (batch->count == batch->capacity && grow_batch(batch) < 0)
+		return -ENOMEM;
+	batch->vector[batch->count].iov_base = (void *)(uintptr_t)data;
+	batch->vector[batch->count].iov_len = bytes;
+	batch->ends[batch->count].release = release;
+	batch->ends[batch->count].owner = owner;
+	batch->count++;
+	return 0;
+}
+
+/* Copy bytes behind those of the last write where that is possible. */
+static int add_copy(struct kl_batch *batch, const void *data, size_t bytes)
+{
+	struct iovec *last = batch->count > 0 ? &batch->vector[batch->count - 1] : NULL;
+	size_t room_bytes = bytes > MORE_ROOM ? bytes : MORE_ROOM;
+	char *room = NULL;
+	int r = 0;
+
+	if (batch->room_bytes < bytes) {
+		room = kl_malloc(room_bytes);
+		if (!room)
+			return -ENOMEM;
+		r = add_segment(batch, room, bytes, NULL, room);
+	} else if (last && !batch->ends[batch->count - 1].release &&
+		   (char *)last->iov_base + last->iov_len == batch->room) {
+		last->iov_len += bytes;
+	} else {
+		r = add_segment(batch, batch->room, bytes, NULL, NULL);
+	}
+	if (r < 0) {
+		kl_free(room);
+		return r;
+	}
+	if (room) {
+		batch->room = room;
+		batch->room_bytes = room_bytes;
+	}
+	memcpy(batch->room, data, bytes);
+	batch->room += bytes;
+	batch->room_bytes -= bytes;
+	return 0;
+}
+
+/* ---- sent and released ------------------------------------------------ */
+
+static void end_segment(struct kloop_stream *stream, struct kl_batch *batch, int status)
+{
+	struct kl_segment_end end = batch->ends[batch->head];
+
+	stream->write_bytes -= batch->vector[batch->head].iov_len;
+	batch->head++;
+	if (end.release)
+		end.release(end.owner, status, stream->user);
+	else
+		kl_free(end.owner);
+}
+
+/* The kernel took so many bytes. */
+static void advance(struct kloop_stream *stream, struct kl_batch *batch, size_t bytes)
+{
+	struct iovec *segment;
+
+	while (batch->head < batch->count) {
+		segment = &batch->vector[batch->head];
+		if (segment->iov_len > bytes) {
+			segment->iov_base = (char *)segment->iov_base + bytes;
+			segment->iov_len -= bytes;
+			stream->write_bytes -= bytes;
+			return;
+		}
+		bytes -= segment->iov_len;
+		end_segment(stream, batch, 0);
+	}
+}
+
+void kl_stream_release_all(struct kloop_stream *stream, int status)
+{
+	struct kl_batch *batch;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		batch = i == 0 ? stream->out.sending : stream->pending;
+		if (!batch)
+			continue;
+		/* The stream takes no writes any more, so this comes to an end. */
+		while (batch->head < batch->count)
+			end_segment(stream, batch, status);
+		if (i == 0)
+			stream->out.sending = NULL;
+		else
+			stream->pending = NULL;
+		free_batch(batch);
+	}
+}
+
+static void tell_drain(struct kloop_stream *stream)
+{
+	if ((stream->state & (KL_STREAM_ABOVE_HIGH | KL_STREAM_OVER)) != KL_STREAM_ABOVE_HIGH ||
+	    stream->write_bytes > stream->low_bytes)
+		return;
+	stream->state &= ~(uint32_t)KL_STREAM_ABOVE_HIGH;
+	if (stream->handlers->on_drain)
+		stream->handlers->on_drain(stream, stream->user);
+}
+
+/* ---- sending ---------------------------------------------------------- */
+
+static void send_done(struct kloop_op *op, int32_t result, uint32_t flags);
+
+/* Hand what is left of the batch to the kernel. */
+static int submit(struct kloop_stream *stream, struct kl_batch *batch)
+{
+	struct iovec *vector = batch->vector + batch->head;
+	unsigned count = batch->count - batch->head;
+	struct kloop_op *op = &stream->write_op;
+	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
+
+	op->complete = send_done;
+	if (count > MAX_SEGMENTS)
+		count = MAX_SEGMENTS;
+	if (stream->flags & KLOOP_STREAM_PIPE) {
+		if (count == 1)
+			return kloop_op_write(stream->loop, op, stream->fd, vector->iov_base,
+					      bytes, UINT64_MAX);
+		return kloop_op_writev(stream->loop, op, stream->fd, vector, count);
+	}
+	/* MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself. */
+	if (count == 1)
+		return kloop_op_send(stream->loop, op, stream->fd, vector->iov_base, bytes,
+				     MSG_WAITALL);
+	memset(&batch->message, 0, sizeof(batch->message));
+	batch->message.msg_iov = vector;
+	batch->message.msg_iovlen = count;
+	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, MSG_WAITALL);
+}
+
+/* Have the batch in flight, or be done with it. */
+static void continue_send(struct kloop_stream *stream)
+{
+	struct kl_batch *batch = stream->out.sending;
+	int r;
+
+	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+		return;
+	/* Empty writes have a release, but nothing for the kernel. */
+	while (batch->head < batch->count && batch->vector[batch->head].iov_len == 0)
+		end_segment(stream, batch, 0);
+	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+		return;
+	if (batch->head == batch->count) {
+		stream->out.sending = NULL;
+		free_batch(batch);
+		if (stream->pending)
+			kl_stream_schedule(stream);
+		return;
+	}
+	r = submit(stream, batch);
+	if (r < 0 && !kl_loop_is_closing(stream->loop))
+		kl_stream_fail(stream, r);
+}
+
+static void writable_done(struct kloop_op *op, int32_t result, uint32_t flags)
+{
+	struct kloop_stream *stream = kl_container_of(op, struct kloop_stream, write_op);
+
+	(void)flags;
+	kl_stream_enter(stream);
+	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
+	if (result < 0 && result != -ECANCELED && result != -EINTR)
+		kl_stream_fail(stream, result);
+	continue_send(stream);
+	kl_stream_leave(stream);
+}
+
+/* A pipe is full: it does not wait by itself as sockets do. */
+static void wait_writable(struct kloop_stream *stream)
+{
+	int r;
+
+	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+		return;
+	stream->write_op.complete = writable_done;
+	r = kloop_op_poll(stream->loop, &stream->write_op, stream->fd, POLLOUT);
+	if (r < 0 && !kl_loop_is_closing(stream->loop))
+		kl_stream_fail(stream, r);
+}
+
+static void send_done(struct kloop_op *op, int32_t result, uint32_t flags)
+{
+	struct kloop_stream *stream = kl_container_of(op, struct kloop_stream, write_op);
+
+	(void)flags;
+	kl_stream_enter(stream);
+	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
+	if (result == -EAGAIN) {
+		wait_writable(stream);
+		kl_stream_leave(stream);
+		return;
+	}
+	if (result > 0)
+		advance(stream, stream->out.sending, (size_t)result);
+	else if (result == 0)
+		kl_stream_fail(stream, -EIO); /* nothing of something: it would not end */
+	else if (result != -ECANCELED && result != -EINTR)
+		kl_stream_fail(stream, result);
+	/* -ECANCELED that nobody asked for: the loop changed its thread. */
+	continue_send(stream);
+	tell_drain(stream);
+	kl_stream_leave(stream);
+}
+
+void kl_stream_run_write(struct kloop_stream *stream)
+{
+	bool can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
+			!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
+
+	if (can_send && stream->pending && !stream->out.sending) {
+		stream->out.sending = stream->pending;
+		stream->pending = NULL;
+		continue_send(stream);
+	}
+	tell_drain(stream);
+}
+
+/* ---- public ----------------------------------------------------------- */
+
+static int check_write(const struct kloop_stream *stream, const void *data, size_t bytes)
+{
+	int r;
+
+	if (!stream || (!data && bytes > 0) || bytes > PTRDIFF_MAX)
+		return -EINVAL;
+	r = kl_loop_check(stream->loop);
+	if (r < 0)
+		return r;
+	if (kl_stream_has(stream, KL_STREAM_OVER))
+		return -ESTALE;
+	return kl_stream_has(stream, KL_STREAM_SHUT) ? -EPIPE : 0;
+}
+
+int kloop_stream_write(struct kloop_stream *stream, const void *data, size_t bytes,
+		       kloop_release_fn *release, void *owner)
+{
+	struct kl_batch *batch;
+	int r = check_write(stream, data, bytes);
+
+	if (r < 0 || (bytes == 0 && !release))
+		return r;
+	batch = stream->pending;
+	if (!batch) {
+		size_t room = release ? 0 : bytes > FIRST_ROOM ? bytes : FIRST_ROOM;
+
+		batch = make_batch(room);
+		if (!batch)
+			return -ENOMEM;
+	}
+	r = release ? add_segment(batch, data, bytes, release, owner)
+		    : add_copy(batch, data, bytes);
+	if (r < 0)
+		return r; /* only a batch that has segments already can fail to grow */
+	stream->pending = batch;
+	stream->write_bytes += bytes;
+	if (stream->write_bytes > stream->high_bytes)
+		stream->state |= KL_STREAM_ABOVE_HIGH;
+	/* Otherwise the end of the send, or of the connect, goes on with it. */
+	if (kl_stream_has(stream, KL_STREAM_CONNECTED) && !stream->out.sending)
+		kl_stream_schedule(stream);
+	return 0;
+}
+
+ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data, size_t bytes)
+{
+	ssize_t result;
+	int r = check_write(stream, data, bytes);
+
+	if (r < 0)
+		return r;
+	if (bytes == 0 || stream->pending || stream->out.sending ||
+	    (stream->state & (KL_STREAM_CONNECTED | KL_STREAM_SQPOLL)) != KL_STREAM_CONNECTED)
+		return 0;
+	if (stream->flags & KLOOP_STREAM_PIPE)
+		result = write(stream->fd, data, bytes);
+	else
+		result = send(stream->fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+	kl_loop_count_direct(stream->loop);
+	if (result >= 0)
+		return result;
+	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)
+		return 0;
+	r = -errno;
+	kl_stream_fail(stream, r);
+	return r;
+}
+
+size_t kloop_stream_get_write_bytes(const struct kloop_stream *stream)
+{
+	return stream->write_bytes;
+}
+
+int kloop_stream_set_write_marks(struct kloop_stream *stream, size_t low_bytes, size_t high_bytes)
+{
+	if (!stream || low_bytes > high_bytes)
+		return -EINVAL;
+	stream->low_bytes = low_bytes;
+	stream->high_bytes = high_bytes;
+	if (stream->write_bytes > high_bytes)
+		stream->state |= KL_STREAM_ABOVE_HIGH;
+	/* What is owed may be due with the new low mark. */
+	if (kl_stream_has(stream, KL_STREAM_ABOVE_HIGH) && stream->write_bytes <= low_bytes)
+		kl_stream_schedule(stream);
+	return 0;
+}
+
+int kloop_stream_shutdown(struct kloop_stream *stream)
+{
+	int r = stream ? kl_loop_check(stream->loop) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	if (stream->flags & KLOOP_STREAM_PIPE)
+		return -EOPNOTSUPP;
+	if (kl_stream_has(stream, KL_STREAM_OVER))
+		return -ESTALE;
+	if (kl_stream_has(stream, KL_STREAM_SHUT))
+		return 0;
+	stream->state |= KL_STREAM_SHUT | KL_STREAM_SHUT_PENDING;
+	if (!kl_stream_has(stream, KL_STREAM_BUSY))
+		kl_stream_schedule(stream);
+	return 0;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * What the three files of the stream share: its struct and its states.
+ *
+ * stream.c owns life and death, stream-read.c the read path, stream-write.c
+ * the write path. Rules that hold in all of them:
+ *
+ * - Public functions only set state, prepare operations and schedule the
+ *   stream's defer; callbacks come from completions and from the defer, each
+ *   bracketed by kl_stream_enter() and kl_stream_leave().
+ * - Turns do not nest, so there is one bracket at a time, and only its end
+ *   (kl_stream_leave()) reports failures, closes and frees. Within a bracket
+ *   the stream's memory and its write queue stand, whatever a callback calls;
+ *   only the state bits must be read anew.
+ */
+#ifndef KL_STREAM_H
+#define KL_STREAM_H
+
+#include <kloop/stream.h>
+
+#include "ring/ring.h"
+
+enum kl_stream_state {
+	KL_STREAM_CONNECTING = 1 << 0,
+	KL_STREAM_CONNECTED = 1 << 1,
+	KL_STREAM_SQPOLL = 1 << 2, /* make no direct system calls for data */
+
+	/* Reading. */
+	KL_STREAM_WANT_READ = 1 << 3,   /* the owner started to read */
+	KL_STREAM_DIRECT = 1 << 4,      /* read by readiness, not through the pool */
+	KL_STREAM_NO_POOL = 1 << 5,     /* DIRECT is all there is */
+	KL_STREAM_CANCEL_READ = 1 << 6, /* the read operation was asked to end */
+	KL_STREAM_READ_ENDED = 1 << 7,  /* the kernel said end or error; the owner may not know */
+	KL_STREAM_EOF_TOLD = 1 << 8,
+	KL_STREAM_LENDING = 1 << 9, /* on_data runs on a pool buffer nobody took so far */
+
+	/* Writing. */
+	KL_STREAM_CANCEL_WRITE = 1 << 10, /* the write operation was asked to end */
+	KL_STREAM_ABOVE_HIGH = 1 << 11,   /* on_drain is owed */
+	KL_STREAM_SHUT = 1 << 12,         /* the owner called shutdown */
+	KL_STREAM_SHUT_PENDING = 1 << 13, /* and it is still to be done */
+
+	/* The end. */
+	KL_STREAM_FAILED = 1 << 14, /* error holds; nothing goes on */
+	KL_STREAM_TOLD = 1 << 15,   /* the owner knows */
+	KL_STREAM_CLOSING = 1 << 16,
+	KL_STREAM_ABORTED = 1 << 17,
+	KL_STREAM_CLOSED = 1 << 18,  /* the descriptor is closed, or the operation to do so is on */
+	KL_STREAM_EXITING = 1 << 19, /* freed by the loop's exit hook */
+
+	KL_STREAM_BUSY = 1 << 20, /* inside the bracket */
+
+	/* What kl_stream_leave() has to look at. */
+	KL_STREAM_ATTENTION = KL_STREAM_SHUT_PENDING | KL_STREAM_FAILED | KL_STREAM_CLOSING,
+	/* What makes calls of the owner fail with -ESTALE. */
+	KL_STREAM_OVER = KL_STREAM_FAILED | KL_STREAM_CLOSING,
+};
+
+struct kl_batch;  /* stream-write.c: what leaves as one send */
+struct kl_held;   /* stream-read.c: bytes that came while reading was stopped */
+struct kl_direct; /* stream-read.c: memory lent to a receive, with SQPOLL */
+
+struct kloop_stream {
+	struct kloop_loop *loop;
+	const struct kloop_stream_handlers *handlers;
+	void *user;
+	struct kloop_op read_op;
+	struct kloop_op write_op; /* the connect, the sends, at last the close */
+	struct kl_defer defer;
+	struct kl_exit exit;
+	struct kl_batch *pending; /* gathers what is written */
+	union {
+		struct kl_batch *sending; /* in flight; stays put until it completed */
+		struct sockaddr *address; /* while connecting */
+	} out;
+	size_t write_bytes; /* in pending and sending */
+	size_t low_bytes;
+	size_t high_bytes;
+	struct kl_held *held; /* the last of a ring of them */
+	struct kl_direct *direct;
+	uint32_t state; /* enum kl_stream_state */
+	int fd;
+	int error;
+	unsigned lent_id; /* with KL_STREAM_LENDING */
+	socklen_t address_length;
+	uint8_t flags;         /* enum kloop_stream_flag */
+	uint8_t full_reads;    /* in a row, each filled its pool buffer */
+	uint8_t short_reads;   /* in a row, each would have fitted a pool buffer */
+	uint8_t starved_reads; /* in a row, each found the pool empty */
+};
+
+_Static_assert(sizeof(struct kloop_stream) <= 256, "an idle stream is to stay small");
+
+static inline bool kl_stream_has(const struct kloop_stream *stream, uint32_t bits)
+{
+	return (stream->state & bits) != 0;
+}
+
+/* Is anything written that is not yet released? */
+static inline bool kl_stream_has_queue(const struct kloop_stream *stream)
+{
+	return stream->pending ||
+	       (!kl_stream_has(stream, KL_STREAM_CONNECTING) && stream->out.sending);
+}
+
+/* stream.c */
+
+/* Have the defer run at the start of the next turn. */
+void kl_stream_schedule(struct kloop_stream *stream);
+
+/* Note a failure; kl_stream_leave() will release the queue and tell the owner. */
+void kl_stream_fail(struct kloop_stream *stream, int error);
+
+/* Ask an operation in flight to end, once. */
+void kl_stream_cancel_read(struct kloop_stream *stream);
+void kl_stream_cancel_write(struct kloop_stream *stream);
+
+/* The part of kl_stream_leave() that is rarely needed. May free the stream. */
+void kl_stream_settle(struct kloop_stream *stream);
+
+static inline void kl_stream_enter(struct kloop_stream *stream)
+{
+	stream->state |= KL_STREAM_BUSY;
+}
+
+/* The stream must not be touched afterwards. */
+static inline void kl_stream_leave(struct kloop_stream *stream)
+{
+	if (kl_stream_has(stream, KL_STREAM_ATTENTION))
+		kl_stream_settle(stream);
+	else
+		stream->state &= ~(uint32_t)KL_STREAM_BUSY;
+}
+
+/* stream-read.c; but for the last, to be called inside the bracket */
+
+/* Deliver what is held, then have an operation armed if reading is wanted. */
+void kl_stream_run_read(struct kloop_stream *stream);
+void kl_stream_free_read(struct kloop_stream *stream);
+
+/* stream-write.c; to be called inside the bracket */
+
+/* Send what was written, if nothing is in flight; on_drain if it is due. */
+void kl_stream_run_write(struct kloop_stream *stream);
+
+/* Release everything queued. Nothing may be in flight. */
+void kl_stream_release_all(struct kloop_stream *stream, int status);
+
+#endif

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* The one table of the library's own codes. */
+#include <kloop/base.h>
+
+#include <string.h>
+
+static const struct {
+	int code;
+	const char *name;
+	const char *text;
+} errors[] = {
+	{ KLOOP_ERROR_RING_OFF, "KLOOP_ERROR_RING_OFF",
+	  "io_uring is switched off by KLOOP_IO_URING=0" },
+	{ KLOOP_ERROR_RING_DENIED, "KLOOP_ERROR_RING_DENIED",
+	  "io_uring is denied by seccomp or kernel.io_uring_disabled" },
+	{ KLOOP_ERROR_RING_MISSING, "KLOOP_ERROR_RING_MISSING", "the kernel has no io_uring" },
+	{ KLOOP_ERROR_RING_TOO_OLD, "KLOOP_ERROR_RING_TOO_OLD",
+	  "the kernel's io_uring is too old (Linux 5.11 is needed)" },
+};
+
+const char *kloop_strerror(int code)
+{
+	const char *text;
+
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		if (errors[i].code == code)
+			return errors[i].text;
+	}
+	if (code == 0)
+		return "success";
+	/* strerrordesc_np() is constant and not translated, unlike strerror(3). */
+	text = code < 0 && code >= -4095 ? strerrordesc_np(-code) : NULL;
+	return text != NULL ? text : "unknown error";
+}
+
+const char *kloop_error_name(int code)
+{
+	const char *name;
+
+	for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+		if (errors[i].code == code)
+			return errors[i].name;
+	}
+	name = code < 0 && code >= -4095 ? strerrorname_np(-code) : NULL;
+	return name != NULL ? name : "UNKNOWN";
+}

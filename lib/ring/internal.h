@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* Inside of the ring: the loop's struct and what its files share. */
+#ifndef KL_RING_INTERNAL_H
+#define KL_RING_INTERNAL_H
+
+#include <liburing.h>
+#include <stdatomic.h>
+
+#include "ring.h"
+
+struct kloop_loop_options {
+	unsigned submissions;
+	unsigned completions;
+	bool sqpoll;
+	unsigned sqpoll_idle_ms;
+	int sqpoll_cpu;
+	bool spin_set;
+	uint64_t spin_ns;
+	unsigned pool_count;
+	size_t pool_buffer_bytes;
+	uint64_t without;
+};
+
+/* An entry of the timer heap: the keys stand here, so that comparing touches no timer. */
+struct kl_timer_entry {
+	uint64_t deadline_ns;
+	uint64_t order;
+	struct kloop_timer *timer;
+};
+
+struct kloop_loop {
+	struct io_uring ring;
+	uint64_t features;
+	bool ring_open;    /* the ring exists; false while it is torn down for good */
+	bool ring_enabled; /* IORING_REGISTER_ENABLE_RINGS was done: bound to a thread */
+
+	/* Whose it is. */
+	const void *owner; /* token of the owning thread */
+	unsigned fork_generation;
+	bool bound;  /* its ring belongs to the owner: enabled, descriptor registered */
+	bool inside; /* a turn is going on */
+	bool closing;
+	bool stop;
+
+	/* Operations. The list's head is a dummy; its order has no meaning. */
+	struct kloop_op in_flight;
+	size_t in_flight_count;
+	size_t internal_count;
+	/* Completions that no kernel brings: (op, result) of a ring that is gone. */
+	struct kloop_op *synthetic;
+	struct kloop_op **synthetic_tail;
+	/* Entries that found the queue full: handed over, in order, in later turns. */
+	struct io_uring_sqe *backlog;
+	size_t backlog_head;
+	size_t backlog_count;
+	size_t backlog_capacity;
+
+	struct kl_timer_entry *timers; /* [1] is the nearest */
+	size_t timer_count;
+	size_t timer_capacity;
+	uint64_t timer_order;
+	uint64_t timer_floor_ns; /* while timers are called: what starts is due after them */
+
+	struct kl_defer *defers;
+	struct kl_defer **defers_tail;
+	struct kl_exit exits; /* dummy head */
+
+	/* Wake-ups by other threads. */
+	int wake_fd;
+	uint64_t wake_value;
+	struct kloop_op wake_op;
+	_Atomic int woken;    /* a wake-up came that no turn has seen */
+	_Atomic int sleeping; /* a turn sleeps, or is about to: a wake-up must write */
+	_Atomic(struct kloop_call *) posted; /* newest first */
+	_Atomic uint64_t wakes;
+
+	struct kloop_signal *signals;
+	bool delivering_signals;
+
+	uint64_t spin_ns;
+	void (*before_wait)(void *data);
+	void *before_wait_data;
+
+	struct kloop_pool *pools; /* all pools of the loop */
+	struct kloop_pool *receive_pool;
+	unsigned next_pool_group;
+	void *hot_buffer;
+
+	struct kloop_loop_options options;
+	struct kloop_stats stats;
+};
+
+/* Bits of kloop_op.state while in flight. */
+enum {
+	KL_OP_ACTIVE = 1 << 0,
+	KL_OP_INTERNAL = 1 << 1,
+	/* The kernel holds no memory of the caller that it may write later: may be abandoned with its ring. */
+	KL_OP_LOOSE = 1 << 2,
+	KL_OP_SYNTHETIC = 1 << 3,
+};
+
+/* Bits of kloop_op.reserved: before the submission, and the result of a synthetic completion. */
+enum {
+	KL_OP_MARK_INTERNAL = 1 << 0,
+	KL_OP_RESULT_SHIFT = 8,
+};
+
+extern const struct kloop_loop_options kl_default_options;
+
+/* setup.c */
+int kl_ring_open(struct kloop_loop *loop);
+int kl_ring_bind(struct kloop_loop *loop);
+void kl_ring_close(struct kloop_loop *loop);
+
+/* thread.c */
+const void *kl_thread_token(void);
+int kl_fork_watch(void);
+unsigned kl_fork_generation(void);
+
+/* submit.c */
+struct io_uring_sqe *kl_sqe_get(struct kloop_loop *loop);
+void kl_op_activate(struct kloop_loop *loop, struct kloop_op *op, struct io_uring_sqe *sqe,
+		    unsigned state);
+void kl_op_retire(struct kloop_loop *loop, struct kloop_op *op);
+void kl_op_complete_synthetic(struct kloop_loop *loop, struct kloop_op *op, int result);
+int kl_op_request_cancel(struct kloop_loop *loop, struct kloop_op *op);
+void kl_backlog_flush(struct kloop_loop *loop);
+int kl_submit(struct kloop_loop *loop, bool get_events);
+int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until_ns);
+
+/* turn.c */
+int kl_dispatch(struct kloop_loop *loop);
+
+/* timer.c */
+int kl_timers_expire(struct kloop_loop *loop);
+void kl_timers_clear(struct kloop_loop *loop);
+static inline uint64_t kl_timers_next(const struct kloop_loop *loop)
+{
+	return loop->timer_count != 0 ? loop->timers[1].deadline_ns : KLOOP_FOREVER;
+}
+
+/* post.c */
+int kl_wake_open(struct kloop_loop *loop);
+void kl_wake_close(struct kloop_loop *loop);
+int kl_wake_arm(struct kloop_loop *loop);
+int kl_posts_run(struct kloop_loop *loop);
+
+/* signal.c */
+int kl_signals_deliver(struct kloop_loop *loop);
+void kl_signals_clear(struct kloop_loop *loop);
+
+/* pool.c */
+void kl_pools_free(struct kloop_loop *loop);
+int kl_pools_register(struct kloop_loop *loop);
+void kl_pools_stats(const struct kloop_loop *loop, struct kloop_stats *stats);
+
+/* defer.c */
+void kl_defers_run(struct kloop_loop *loop);
+void kl_exits_run(struct kloop_loop *loop);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* The loop's beginning and end, its owner, and its counters. */
+#include "internal.h"
+
+#include <errno.h>
+#include <string.h>
+
+static void init(struct kloop_loop *loop, const struct kloop_loop_options *options)
+{
+	loop->options = options != NULL ? *options : kl_default_options;
+	loop->owner = kl_thread_token();
+	loop->fork_generation = kl_fork_generation();
+	loop->in_flight.next = &loop->in_flight;
+	loop->in_flight.prev = &loop->in_flight;
+	loop->synthetic_tail = &loop->synthetic;
+	loop->defers_tail = &loop->defers;
+	loop->exits.next = &loop->exits;
+	loop->exits.prev = &loop->exits;
+	loop->wake_fd = -1;
+	loop->spin_ns = loop->options.spin_set ? loop->options.spin_ns :
+			loop->options.sqpoll   ? 50000 :
+						 0;
+}
+
+int kloop_loop_new(const struct kloop_loop_options *options, struct kloop_loop **ret_loop)
+{
+	struct kloop_loop *loop;
+	int ret;
+
+	if (ret_loop == NULL)
+		return -EINVAL;
+	ret = kl_fork_watch();
+	if (ret < 0)
+		return ret;
+	loop = kl_calloc(1, sizeof(*loop));
+	if (loop == NULL)
+		return -ENOMEM;
+	init(loop, options);
+	ret = kl_ring_open(loop);
+	if (ret == 0)
+		ret = kl_wake_open(loop);
+	if (ret < 0) {
+		kl_ring_close(loop);
+		kl_free(loop);
+		return ret;
+	}
+	*ret_loop = loop;
+	return 0;
+}
+
+/*
+ * Complete what is in flight on a ring that this thread cannot enter: the ring
+ * is closed, by which the kernel cancels it all, and the completions are made
+ * here.
+ */
+static void abandon_ring(struct kloop_loop *loop)
+{
+	kl_ring_close(loop);
+	loop->backlog_count = 0;
+	loop->backlog_head = 0;
+	while (loop->in_flight.next != &loop->in_flight)
+		kl_op_complete_synthetic(loop, loop->in_flight.next, -ECANCELED);
+}
+
+static bool all_loose(const struct kloop_loop *loop)
+{
+	for (const struct kloop_op *op = loop->in_flight.next; op != &loop->in_flight; op = op->next) {
+		if (!(op->state & KL_OP_LOOSE))
+			return false;
+	}
+	return true;
+}
+
+int kloop_loop_adopt(struct kloop_loop *loop)
+{
+	const void *self = kl_thread_token();
+	int ret;
+
+	if (loop == NULL)
+		return -EINVAL;
+	if (loop->fork_generation != kl_fork_generation())
+		return -ECHILD;
+	if (loop->owner == self && loop->bound)
+		return 0;
+	if (loop->closing)
+		return -ESTALE;
+	if (loop->owner != self && __atomic_load_n(&loop->inside, __ATOMIC_ACQUIRE))
+		return -EPERM;
+	if (loop->bound) {
+		if (!all_loose(loop))
+			return -EBUSY;
+		abandon_ring(loop);
+		loop->bound = false;
+		ret = kl_ring_open(loop);
+		if (ret == 0)
+			ret = kl_pools_register(loop);
+		if (ret < 0)
+			return ret;
+	}
+	loop->owner = self;
+	ret = kl_ring_bind(loop);
+	if (ret == 0)
+		loop->bound = true;
+	return ret;
+}
+
+/* Cancel all and wait for it: the kernel holds memory that is not ours. */
+static void drain(struct kloop_loop *loop)
+{
+	struct kloop_op *op;
+
+	for (op = loop->in_flight.next; op != &loop->in_flight; op = op->next)
+		(void)kl_op_request_cancel(loop, op);
+	while (loop->in_flight_count != 0) {
+		kl_backlog_flush(loop);
+		if (loop->backlog_count != 0) {
+			/* No wait while cancels have yet to reach the kernel, but for a polling thread. */
+			(void)kl_submit(loop, true);
+			(void)io_uring_sqring_wait(&loop->ring);
+		} else if (loop->in_flight.next != &loop->in_flight && loop->synthetic == NULL) {
+			(void)kl_submit_and_wait(loop, 100000000, 0);
+		}
+		kl_dispatch(loop);
+		kl_defers_run(loop);
+	}
+}
+
+static void end(struct kloop_loop *loop)
+{
+	/* A loop that no thread turned yet becomes ours: what is queued may be a close. */
+	if (!loop->bound && loop->ring_open && loop->in_flight_count != 0) {
+		loop->owner = kl_thread_token();
+		loop->bound = kl_ring_bind(loop) == 0;
+	}
+	if (loop->bound && loop->owner == kl_thread_token())
+		drain(loop);
+	else
+		abandon_ring(loop);
+	do {
+		while (loop->in_flight_count != 0 && loop->ring_open)
+			drain(loop);
+		kl_dispatch(loop);
+		kl_defers_run(loop);
+		kl_exits_run(loop);
+		atomic_store(&loop->woken, 1);
+		kl_posts_run(loop);
+	} while (loop->in_flight_count != 0 || loop->defers != NULL ||
+		 loop->exits.next != &loop->exits);
+}
+
+int kloop_loop_free(struct kloop_loop *loop)
+{
+	if (loop == NULL)
+		return 0;
+	if (loop->fork_generation == kl_fork_generation()) {
+		if (loop->inside || loop->closing)
+			return -EBUSY;
+		__atomic_store_n(&loop->closing, true, __ATOMIC_RELEASE);
+		end(loop);
+	}
+	kl_signals_clear(loop);
+	kl_timers_clear(loop);
+	kl_pools_free(loop);
+	kl_ring_close(loop);
+	kl_wake_close(loop);
+	kl_free(loop->backlog);
+	kl_free(loop);
+	return 0;
+}
+
+void kloop_loop_set_before_wait(struct kloop_loop *loop, void (*before_wait)(void *data),
+				void *data)
+{
+	loop->before_wait = before_wait;
+	loop->before_wait_data = data;
+}
+
+uint64_t kloop_loop_get_features(const struct kloop_loop *loop)
+{
+	return loop->features;
+}
+
+bool kl_loop_is_closing(const struct kloop_loop *loop)
+{
+	return loop->closing;
+}
+
+void kl_loop_count_direct(struct kloop_loop *loop)
+{
+	loop->stats.direct_calls++;
+}
+
+int kloop_loop_get_stats(const struct kloop_loop *loop, struct kloop_stats *ret_stats, size_t bytes)
+{
+	struct kloop_stats stats;
+
+	if (loop == NULL || ret_stats == NULL)
+		return -EINVAL;
+	stats = loop->stats;
+	stats.wakes = atomic_load_explicit(&loop->wakes, memory_order_relaxed);
+	stats.timers_active = loop->timer_count;
+	stats.in_flight = loop->in_flight_count - loop->internal_count;
+	kl_pools_stats(loop, &stats);
+	memset(ret_stats, 0, bytes);
+	memcpy(ret_stats, &stats, bytes < sizeof(stats) ? bytes : sizeof(stats));
+	return 0;
+}

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* Provided-buffer rings: IORING_REGISTER_PBUF_RING, Linux 5.19. */
+#include "pool.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define HOT_BUFFER_BYTES (256 * 1024)
+
+static void add(struct kloop_pool *pool, unsigned id)
+{
+	io_uring_buf_ring_add(pool->entries, pool->memory + (size_t)id * pool->buffer_bytes,
+			      (unsigned)pool->buffer_bytes, (unsigned short)id, pool->mask, 0);
+	io_uring_buf_ring_advance(pool->entries, 1);
+}
+
+/* Register with the ring and hand over every buffer that is not lent. */
+static int enlist(struct kloop_pool *pool)
+{
+	struct io_uring_buf_reg reg = {
+		.ring_addr = (uint64_t)(uintptr_t)pool->entries,
+		.ring_entries = pool->count,
+		.bgid = pool->group,
+	};
+	int ret;
+
+	io_uring_buf_ring_init(pool->entries);
+	ret = io_uring_register_buf_ring(&pool->loop->ring, &reg, 0);
+	if (ret < 0)
+		return ret;
+	for (unsigned id = 0; id < pool->count; id++) {
+		if (!(pool->lent_bits[id / 64] >> (id % 64) & 1))
+			add(pool, id);
+	}
+	return 0;
+}
+
+static void release(struct kloop_pool *pool)
+{
+	if (pool->entries != NULL)
+		munmap(pool->entries, pool->entries_bytes);
+	if (pool->memory != NULL)
+		munmap(pool->memory, pool->count * pool->buffer_bytes);
+	kl_free(pool->lent_bits);
+	kl_free(pool);
+}
+
+/*
+ * Both areas are mapped, not allocated: the ring must be page-aligned, and
+ * buffers that were never used then cost no memory.
+ */
+static int map(struct kloop_pool *pool)
+{
+	int protection = PROT_READ | PROT_WRITE;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	void *area;
+
+	pool->entries_bytes = pool->count * sizeof(struct io_uring_buf);
+	area = mmap(NULL, pool->entries_bytes, protection, flags, -1, 0);
+	if (area == MAP_FAILED)
+		return -ENOMEM;
+	pool->entries = area;
+	area = mmap(NULL, pool->count * pool->buffer_bytes, protection, flags, -1, 0);
+	if (area == MAP_FAILED)
+		return -ENOMEM;
+	pool->memory = area;
+	return 0;
+}
+
+static bool group_in_use(const struct kloop_loop *loop, unsigned group)
+{
+	for (const struct kloop_pool *pool = loop->pools; pool != NULL; pool = pool->next) {
+		if (pool->group == group)
+			return true;
+	}
+	return false;
+}
+
+/* A number for a pool that no other has; that of a pool that was freed is taken again as late as possible. */
+static int pick_group(struct kloop_loop *loop, uint16_t *ret_group)
+{
+	for (unsigned tries = 0; tries <= UINT16_MAX; tries++) {
+		unsigned group = loop->next_pool_group++ & UINT16_MAX;
+
+		if (!group_in_use(loop, group)) {
+			*ret_group = (uint16_t)group;
+			return 0;
+		}
+	}
+	return -ENOSPC;
+}
+
+int kloop_pool_new(struct kloop_loop *loop, unsigned count, size_t buffer_bytes,
+		   struct kloop_pool **ret_pool)
+{
+	struct kloop_pool *pool;
+	int ret = kl_loop_check(loop);
+
+	if (ret < 0)
+		return ret;
+	if (ret_pool == NULL || count < 1 || count > 32768 || (count & (count - 1)) != 0 ||
+	    buffer_bytes < 256 || buffer_bytes > 1 << 20)
+		return -EINVAL;
+	if (!(loop->features & KLOOP_FEATURE_BUFFER_RING))
+		return -EOPNOTSUPP;
+	pool = kl_calloc(1, sizeof(*pool));
+	if (pool == NULL)
+		return -ENOMEM;
+	pool->loop = loop;
+	pool->count = count;
+	pool->buffer_bytes = buffer_bytes;
+	pool->mask = io_uring_buf_ring_mask(count);
+	pool->lent_bits = kl_calloc((count + 63) / 64, sizeof(uint64_t));
+	ret = pool->lent_bits != NULL ? map(pool) : -ENOMEM;
+	if (ret == 0)
+		ret = pick_group(loop, &pool->group);
+	if (ret == 0)
+		ret = enlist(pool);
+	if (ret < 0) {
+		release(pool);
+		return ret == -EINVAL ? -EOPNOTSUPP : ret;
+	}
+	pool->next = loop->pools;
+	loop->pools = pool;
+	*ret_pool = pool;
+	return 0;
+}
+
+void kloop_pool_free(struct kloop_pool *pool)
+{
+	struct kloop_pool **link;
+
+	if (pool == NULL)
+		return;
+	link = &pool->loop->pools;
+	while (*link != pool)
+		link = &(*link)->next;
+	*link = pool->next;
+	if (pool->loop->ring_open && pool->loop->fork_generation == kl_fork_generation())
+		(void)io_uring_unregister_buf_ring(&pool->loop->ring, pool->group);
+	release(pool);
+}
+
+int kloop_pool_get(struct kloop_pool *pool, uint32_t flags, void **ret_buffer, unsigned *ret_id)
+{
+	unsigned id = flags >> IORING_CQE_BUFFER_SHIFT;
+
+	if (!(flags & IORING_CQE_F_BUFFER) || id >= pool->count)
+		return -ENOENT;
+	pool->lent++;
+	pool->lent_bits[id / 64] |= 1ull << (id % 64);
+	*ret_buffer = pool->memory + (size_t)id * pool->buffer_bytes;
+	*ret_id = id;
+	return 0;
+}
+
+void kloop_pool_give(struct kloop_pool *pool, unsigned id)
+{
+	if (id >= pool->count || !(pool->lent_bits[id / 64] >> (id % 64) & 1))
+		return;
+	pool->lent_bits[id / 64] &= ~(1ull << (id % 64));
+	pool->lent--;
+	add(pool, id);
+}
+
+size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool)
+{
+	return pool->buffer_bytes;
+}
+
+int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool)
+{
+	int ret;
+
+	if (loop->receive_pool == NULL) {
+		ret = kloop_pool_new(loop, loop->options.pool_count,
+				     loop->options.pool_buffer_bytes, &loop->receive_pool);
+		if (ret < 0)
+			return ret;
+	}
+	*ret_pool = loop->receive_pool;
+	return 0;
+}
+
+void *kl_loop_get_hot_buffer(struct kloop_loop *loop, size_t *ret_bytes)
+{
+	if (loop->hot_buffer == NULL)
+		loop->hot_buffer = kl_malloc(HOT_BUFFER_BYTES);
+	*ret_bytes = HOT_BUFFER_BYTES;
+	return loop->hot_buffer;
+}
+
+/* Register all pools with a new ring. */
+int kl_pools_register(struct kloop_loop *loop)
+{
+	for (struct kloop_pool *pool = loop->pools; pool != NULL; pool = pool->next) {
+		int ret = enlist(pool);
+
+		if (ret < 0)
+			return ret;
+	}
+	return 0;
+}
+
+void kl_pools_free(struct kloop_loop *loop)
+{
+	while (loop->pools != NULL)
+		kloop_pool_free(loop->pools);
+	loop->receive_pool = NULL;
+	kl_free(loop->hot_buffer);
+	loop->hot_buffer = NULL;
+}
+
+void kl_pools_stats(const struct kloop_loop *loop, struct kloop_stats *stats)
+{
+	for (const struct kloop_pool *pool = loop->pools; pool != NULL; pool = pool->next) {
+		stats->buffers += pool->count;
+		stats->buffers_lent += pool->lent;
+	}
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * What the ring offers to the rooms above it beyond the public headers: hooks
+ * into the turn, the shared pool, direct-call accounting. No type of liburing
+ * appears here.
+ */
+#ifndef KL_RING_H
+#define KL_RING_H
+
+#include <kloop/loop.h>
+#include <kloop/op.h>
+#include <kloop/pool.h>
+#include <kloop/timer.h>
+
+#include "memory.h"
+
+/*
+ * 0 if the calling thread may use the loop now, or -ECHILD, -EPERM, -ESTALE.
+ * Cheap: no system call. Submitting functions check by themselves.
+ */
+int kl_loop_check(const struct kloop_loop *loop);
+
+/*
+ * A call at the start of the next turn, before its submission: streams flush
+ * their writes there, deliver what was held, and so on. One that is scheduled
+ * again from inside its own call runs in the turn after.
+ */
+struct kl_defer {
+	void (*run)(struct kl_defer *defer);
+	struct kl_defer *next; /* private */
+	bool scheduled;
+};
+
+/* Schedule; scheduling twice is one. The struct is lent until it ran or was dropped. */
+void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer);
+
+/* Take back a scheduled call. Cost grows with the number scheduled. */
+void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer);
+
+/*
+ * A call when the loop is freed, after operations in flight have completed:
+ * owners that hang on the loop free themselves there. Runs each hook once.
+ */
+struct kl_exit {
+	void (*run)(struct kl_exit *hook);
+	struct kl_exit *next, *prev; /* private */
+};
+
+void kl_loop_add_exit(struct kloop_loop *loop, struct kl_exit *hook);
+void kl_loop_remove_exit(struct kloop_loop *loop, struct kl_exit *hook);
+
+/* Is the loop being freed? Completions arrive with -ECANCELED, nothing new is taken. */
+bool kl_loop_is_closing(const struct kloop_loop *loop);
+
+/*
+ * The pool of receive buffers that streams share, made at the first call.
+ * Fails as kloop_pool_new().
+ */
+int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool);
+
+/* The size of one buffer of a pool. */
+size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool);
+
+/*
+ * The loop's one large receive buffer ("hot": it stays in the cache because
+ * all streams use it), made at the first call: NULL if there is no memory.
+ * Its contents last until the next callback.
+ */
+void *kl_loop_get_hot_buffer(struct kloop_loop *loop, size_t *ret_bytes);
+
+/* Count a send(2) or recv(2) made outside the ring. */
+void kl_loop_count_direct(struct kloop_loop *loop);
+
+/*
+ * Operations of kLoop's own that keep no kloop_loop_run() going: mark before
+ * the submission, lasts until the completion.
+ */
+void kl_op_set_internal(struct kloop_op *op);
+
+/*
+ * Submit without the checks of the public functions, for code that runs inside
+ * a turn anyway, and during the loop's end (a close, a cancel). These return
+ * only 0 or -ENOMEM.
+ */
+int kl_op_close(struct kloop_loop *loop, struct kloop_op *op, int fd);
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* Which thread, and which side of a fork: without system calls. */
+#include "internal.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+static unsigned fork_generation;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int fork_error;
+
+/* The address of a thread's own variable is as good a name as its id, and free. */
+const void *kl_thread_token(void)
+{
+	static __thread char token;
+
+	return &token;
+}
+
+static void count_fork(void)
+{
+	fork_generation++;
+}
+
+static void install(void)
+{
+	fork_error = -pthread_atfork(NULL, NULL, count_fork);
+}
+
+/* To be called before the first loop is made. 0, or -ENOMEM. */
+int kl_fork_watch(void)
+{
+	pthread_once(&fork_once, install);
+	return fork_error;
+}
+
+/* Differs in a child from what it was in the parent. */
+unsigned kl_fork_generation(void)
+{
+	return fork_generation;
+}
+
+int kl_loop_check(const struct kloop_loop *loop)
+{
+	if (loop == NULL)
+		return -EINVAL;
+	if (loop->fork_generation != fork_generation)
+		return -ECHILD;
+	if (loop->closing)
+		return -ESTALE;
+	if (loop->owner != kl_thread_token())
+		return -EPERM;
+	return 0;
+}

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* The turn: submit, wait, dispatch. */
+#include "internal.h"
+
+#include <errno.h>
+
+static unsigned queue_flags(const struct kloop_loop *loop)
+{
+	return __atomic_load_n(loop->ring.sq.kflags, __ATOMIC_RELAXED);
+}
+
+/* Does the kernel hold completions that only a call brings? */
+static bool kernel_has_work(const struct kloop_loop *loop)
+{
+	return (queue_flags(loop) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0;
+}
+
+static bool completions_there(const struct kloop_loop *loop)
+{
+	return io_uring_cq_ready(&loop->ring) != 0 || loop->synthetic != NULL;
+}
+
+bool kloop_loop_is_ready(const struct kloop_loop *loop)
+{
+	return completions_there(loop) || kernel_has_work(loop) ||
+	       io_uring_sq_ready(&loop->ring) != 0 || loop->backlog_count != 0 ||
+	       loop->defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
+}
+
+/* Completions whose ring is gone. */
+static int dispatch_synthetic(struct kloop_loop *loop)
+{
+	struct kloop_op *op = loop->synthetic;
+	int count = 0;
+
+	loop->synthetic = NULL;
+	loop->synthetic_tail = &loop->synthetic;
+	while (op != NULL) {
+		struct kloop_op *next = op->next;
+		int result = -(int)(op->reserved >> KL_OP_RESULT_SHIFT);
+
+		kl_op_retire(loop, op);
+		count++;
+		op->complete(op, result, 0);
+		op = next;
+	}
+	return count;
+}
+
+/*
+ * Take the completions that are there now; those that arrive meanwhile wait
+ * for the next turn, so that timers and the other threads get theirs. Each
+ * entry is given back before its function runs: the function may submit.
+ */
+int kl_dispatch(struct kloop_loop *loop)
+{
+	unsigned ready = loop->ring_open ? io_uring_cq_ready(&loop->ring) : 0;
+	struct io_uring_cqe *cqe;
+	int count = 0;
+
+	if (loop->synthetic != NULL)
+		count += dispatch_synthetic(loop);
+	while (ready-- != 0 && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
+		struct kloop_op *op = io_uring_cqe_get_data(cqe);
+		int32_t result = cqe->res;
+		uint32_t flags = cqe->flags;
+
+		io_uring_cqe_seen(&loop->ring, cqe);
+		loop->stats.completions++;
+		if (op == NULL)
+			continue;
+		if (result == -ENOBUFS)
+			loop->stats.buffers_empty++;
+		if (!(flags & IORING_CQE_F_MORE))
+			kl_op_retire(loop, op);
+		if (op != &loop->wake_op)
+			count++;
+		op->complete(op, result, flags);
+	}
+	return count;
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
+/* Look for completions for a while before sleeping; true if some came. */
+static bool spin(struct kloop_loop *loop, uint64_t until)
+{
+	do {
+		for (int i = 0; i < 64; i++) {
+			if (io_uring_cq_ready(&loop->ring) != 0 || kernel_has_work(loop) ||
+			    atomic_load_explicit(&loop->woken, memory_order_relaxed))
+				return true;
+			relax();
+		}
+	} while (kloop_now() < until);
+	return false;
+}
+
+static int sleep_in_kernel(struct kloop_loop *loop, uint64_t now, uint64_t until)
+{
+	int ret = kl_wake_arm(loop);
+
+	if (ret < 0)
+		return ret;
+	if (loop->before_wait != NULL)
+		loop->before_wait(loop->before_wait_data);
+	if (loop->spin_ns != 0) {
+		uint64_t end = now + loop->spin_ns < until ? now + loop->spin_ns : until;
+
+		if (io_uring_sq_ready(&loop->ring) != 0)
+			ret = kl_submit(loop, true);
+		if (ret < 0 || spin(loop, end))
+			return ret < 0 ? ret : kernel_has_work(loop) ? kl_submit(loop, true) : 0;
+		now = kloop_now();
+		if (now >= until)
+			return 0;
+	}
+	atomic_store(&loop->sleeping, 1);
+	if (atomic_load(&loop->woken) == 0)
+		ret = kl_submit_and_wait(loop, until == KLOOP_FOREVER ? until : until - now, until);
+	else
+		ret = kl_submit(loop, true);
+	atomic_store(&loop->sleeping, 0);
+	return ret;
+}
+
+/* Submit, and wait if there is nothing to do; one system call at most, or none. */
+static int submit_and_wait(struct kloop_loop *loop, uint64_t timeout_ns)
+{
+	uint64_t next = kl_timers_next(loop);
+	bool wait = timeout_ns != 0 && !completions_there(loop) && loop->backlog_count == 0 &&
+		    loop->defers == NULL &&
+		    atomic_load_explicit(&loop->woken, memory_order_relaxed) == 0;
+	uint64_t now = 0;
+	uint64_t until = KLOOP_FOREVER;
+
+	if (wait && (next != KLOOP_FOREVER || timeout_ns != KLOOP_FOREVER || loop->spin_ns != 0)) {
+		now = kloop_now();
+		if (timeout_ns != KLOOP_FOREVER && timeout_ns < KLOOP_FOREVER - now)
+			until = now + timeout_ns;
+		if (next < until)
+			until = next;
+		wait = until > now;
+	}
+	if (wait)
+		return sleep_in_kernel(loop, now, until);
+	if (io_uring_sq_ready(&loop->ring) != 0 || kernel_has_work(loop))
+		return kl_submit(loop, true);
+	return 0;
+}
+
+/* Who may turn: 0 with the loop entered, or why not. */
+static int enter(struct kloop_loop *loop)
+{
+	int ret;
+
+	if (loop == NULL)
+		return -EINVAL;
+	if (loop->fork_generation != kl_fork_generation())
+		return -ECHILD;
+	if (loop->closing)
+		return -ESTALE;
+	if (__atomic_load_n(&loop->inside, __ATOMIC_ACQUIRE))
+		return loop->owner == kl_thread_token() ? -EDEADLK : -EPERM;
+	ret = kloop_loop_adopt(loop);
+	if (ret < 0)
+		return ret;
+	__atomic_store_n(&loop->inside, true, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
+{
+	int count;
+	int ret = enter(loop);
+
+	if (ret < 0)
+		return ret;
+	loop->stats.turns++;
+	kl_defers_run(loop);
+	if (loop->backlog_count != 0)
+		kl_backlog_flush(loop);
+	if (queue_flags(loop) & IORING_SQ_CQ_OVERFLOW)
+		loop->stats.overflows++;
+	ret = submit_and_wait(loop, timeout_ns);
+	count = kl_dispatch(loop);
+	count += kl_timers_expire(loop);
+	if (loop->signals != NULL)
+		count += kl_signals_deliver(loop);
+	count += kl_posts_run(loop);
+	__atomic_store_n(&loop->inside, false, __ATOMIC_RELEASE);
+	return ret < 0 ? ret : count;
+}
+
+static bool anything_left(const struct kloop_loop *loop)
+{
+	return loop->in_flight_count != loop->internal_count || loop->timer_count != 0 ||
+	       loop->signals != NULL || loop->defers != NULL ||
+	       atomic_load_explicit(&loop->posted, memory_order_relaxed) != NULL;
+}
+
+int kloop_loop_run(struct kloop_loop *loop)
+{
+	if (loop == NULL)
+		return -EINVAL;
+	/* From inside a callback the turn refuses; the stop of the outer run must last. */
+	if (!loop->inside)
+		loop->stop = false;
+	do {
+		int ret = kloop_loop_turn(loop, anything_left(loop) ? KLOOP_FOREVER : 0);
+
+		if (ret < 0 && ret != -EINTR)
+			return ret;
+	} while (!loop->stop && anything_left(loop));
+	return 0;
+}
+
+void kloop_loop_stop(struct kloop_loop *loop)
+{
+	loop->stop = true;
+}
