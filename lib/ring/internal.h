@@ -84,7 +84,7 @@ struct kloop_loop {
 	struct kloop_pool *pools; /* all pools of the loop */
 	struct kloop_pool *receive_pool;
 	unsigned next_pool_group;
-	void *hot_buffer;
+	char *hot_area; /* mapped; the buffer lies inside */
 
 	struct kloop_loop_options options;
 	struct kloop_stats stats;
@@ -97,6 +97,7 @@ enum {
 	/* The kernel holds no memory of the caller that it may write later: may be abandoned with its ring. */
 	KL_OP_LOOSE = 1 << 2,
 	KL_OP_SYNTHETIC = 1 << 3,
+	KL_OP_CANCELLED = 1 << 4, /* at the loop's end: the kernel was asked to end it */
 };
 
 /* Bits of kloop_op.reserved: before the submission, and the result of a synthetic completion. */

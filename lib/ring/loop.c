@@ -104,21 +104,45 @@ int kloop_loop_adopt(struct kloop_loop *loop)
 	return ret;
 }
 
-/* Cancel all and wait for it: the kernel holds memory that is not ours. */
-static void drain(struct kloop_loop *loop)
+/* Ask the kernel to end each operation, once; false if some have to wait for room. */
+static bool cancel_all(struct kloop_loop *loop)
 {
 	struct kloop_op *op;
 
-	for (op = loop->in_flight.next; op != &loop->in_flight; op = op->next)
-		(void)kl_op_request_cancel(loop, op);
+	for (op = loop->in_flight.next; op != &loop->in_flight; op = op->next) {
+		if (op->state & KL_OP_CANCELLED)
+			continue;
+		if (kl_op_request_cancel(loop, op) < 0)
+			return false;
+		op->state |= KL_OP_CANCELLED;
+	}
+	return true;
+}
+
+/*
+ * Cancel all and wait for it: the kernel holds memory that is not ours. Without
+ * memory for the backlog it takes a round for each queue of cancels.
+ */
+static void drain(struct kloop_loop *loop)
+{
+	bool asked = false;
+	int ret = 0;
+
 	while (loop->in_flight_count != 0) {
+		if (!asked && loop->ring_open)
+			asked = cancel_all(loop);
 		kl_backlog_flush(loop);
-		if (loop->backlog_count != 0) {
+		if (loop->backlog_count != 0 || !asked) {
 			/* No wait while cancels have yet to reach the kernel, but for a polling thread. */
-			(void)kl_submit(loop, true);
+			ret = kl_submit(loop, true);
 			(void)io_uring_sqring_wait(&loop->ring);
 		} else if (loop->in_flight.next != &loop->in_flight && loop->synthetic == NULL) {
-			(void)kl_submit_and_wait(loop, 100000000, 0);
+			ret = kl_submit_and_wait(loop, 100000000, 0);
+		}
+		/* A ring that takes no calls any more still ends what it holds when it is closed. */
+		if (ret < 0 && ret != -EINTR) {
+			abandon_ring(loop);
+			asked = true;
 		}
 		kl_dispatch(loop);
 		kl_defers_run(loop);

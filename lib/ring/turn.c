@@ -151,8 +151,14 @@ static int submit_and_wait(struct kloop_loop *loop, uint64_t timeout_ns)
 	}
 	if (wait)
 		return sleep_in_kernel(loop, now, until);
-	if (io_uring_sq_ready(&loop->ring) != 0 || kernel_has_work(loop))
-		return kl_submit(loop, true);
+	if (io_uring_sq_ready(&loop->ring) != 0 || kernel_has_work(loop)) {
+		int ret = kl_submit(loop, true);
+
+		/* A polling thread that is behind: sleep until it took some, in place of spinning. */
+		if (ret == 0 && loop->backlog_count != 0 && timeout_ns != 0)
+			(void)io_uring_sqring_wait(&loop->ring);
+		return ret;
+	}
 	return 0;
 }
 
