@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * An echo server on libkloop's streams, through the public interface only.
+ *
+ * Small messages are echoed from the receive buffer that they arrived in,
+ * which is lent to the write and given back by its release; large ones, which
+ * arrive in the library's hot buffer, are sent at once, and only what the
+ * socket does not take is copied. A peer that does not read its echo is not
+ * read from either.
+ */
+#include "common.h"
+
+#include <inttypes.h>
+#include <kloop.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+
+/* From this size on a system call of its own is cheaper than to queue. */
+#define LARGE_BYTES (32 * 1024)
+#define HIGH_BYTES (64 * 1024)
+
+static void check(int result, const char *what)
+{
+	if (result < 0)
+		kl_bench_die("%s: %s", what, kloop_strerror(result));
+}
+
+/* What goes wrong with one connection ends that one; -ESTALE says that it has ended already. */
+static void check_stream(struct kloop_stream *stream, int result)
+{
+	if (result < 0)
+		kloop_stream_abort(stream);
+}
+
+/* The number of the buffer travels in the owner pointer. */
+static void release_buffer(void *owner, int status, void *user)
+{
+	(void)status;
+	kloop_stream_give_buffer(user, (unsigned)(uintptr_t)owner);
+}
+
+/* Write what lies in a buffer of the pool, or a copy where it does not. */
+static int echo(struct kloop_stream *stream, const void *data, size_t bytes)
+{
+	unsigned id;
+	int result;
+
+	if (kloop_stream_take_buffer(stream, &id) < 0)
+		return kloop_stream_write(stream, data, bytes, NULL, NULL);
+	result = kloop_stream_write(stream, data, bytes, release_buffer, (void *)(uintptr_t)id);
+	if (result < 0)
+		kloop_stream_give_buffer(kloop_stream_get_loop(stream), id);
+	return result;
+}
+
+static void on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user)
+{
+	int result = 0;
+
+	(void)user;
+	if (bytes < LARGE_BYTES) {
+		result = echo(stream, data, bytes);
+	} else {
+		ptrdiff_t sent = kloop_stream_try_write(stream, data, bytes);
+
+		if (sent < 0)
+			return; /* on_error follows */
+		if ((size_t)sent < bytes)
+			result = kloop_stream_write(stream, (char *)data + sent,
+						    bytes - (size_t)sent, NULL, NULL);
+	}
+	if (result == 0 && kloop_stream_get_write_bytes(stream) > HIGH_BYTES)
+		result = kloop_stream_stop_read(stream);
+	check_stream(stream, result);
+}
+
+static void on_drain(struct kloop_stream *stream, void *user)
+{
+	(void)user;
+	check_stream(stream, kloop_stream_start_read(stream));
+}
+
+static void on_eof(struct kloop_stream *stream, void *user)
+{
+	(void)user;
+	kloop_stream_close(stream);
+}
+
+static void on_error(struct kloop_stream *stream, int error, void *user)
+{
+	(void)error;
+	(void)user;
+	kloop_stream_abort(stream);
+}
+
+static void on_stream_close(struct kloop_stream *stream, void *user)
+{
+	(void)stream;
+	(void)user;
+}
+
+static const struct kloop_stream_handlers stream_handlers = {
+	.size = sizeof(stream_handlers),
+	.on_data = on_data,
+	.on_eof = on_eof,
+	.on_error = on_error,
+	.on_drain = on_drain,
+	.on_close = on_stream_close,
+};
+
+/* The user pointer of the listener and of each stream is the loop. */
+static void on_accept(struct kloop_listener *listener, int fd, void *user)
+{
+	struct kloop_stream *stream;
+
+	(void)listener;
+	check(kloop_stream_new(user, fd, 0, &stream_handlers, user, &stream), "kloop_stream_new");
+	check_stream(stream, kloop_stream_start_read(stream));
+}
+
+static void on_listener_error(struct kloop_listener *listener, int error, void *user)
+{
+	(void)listener;
+	(void)user;
+	fprintf(stderr, "accept: %s\n", kloop_strerror(error));
+}
+
+static void on_listener_close(struct kloop_listener *listener, void *user)
+{
+	(void)listener;
+	(void)user;
+}
+
+static const struct kloop_listener_handlers listener_handlers = {
+	.size = sizeof(listener_handlers),
+	.on_accept = on_accept,
+	.on_error = on_listener_error,
+	.on_close = on_listener_close,
+};
+
+static void on_signal(struct kloop_signal *watcher, int signal_number, void *data)
+{
+	(void)watcher;
+	(void)signal_number;
+	kloop_loop_stop(data);
+}
+
+static struct kloop_loop *make_loop(const struct kl_bench_options *options)
+{
+	struct kloop_loop_options *loop_options;
+	struct kloop_loop *loop;
+
+	check(kloop_loop_options_new(&loop_options), "kloop_loop_options_new");
+	if (options->sqpoll)
+		check(kloop_loop_options_set_sqpoll(loop_options, true, 0, options->sqpoll_cpu),
+		      "kloop_loop_options_set_sqpoll");
+	check(kloop_loop_new(loop_options, &loop), "kloop_loop_new");
+	kloop_loop_options_free(loop_options);
+	return loop;
+}
+
+static void print_stats(const struct kloop_loop *loop)
+{
+	struct kloop_stats stats;
+
+	check(kloop_loop_get_stats(loop, &stats, sizeof(stats)), "kloop_loop_get_stats");
+	printf("{\"turns\": %" PRIu64 ", \"enters\": %" PRIu64 ", \"submissions\": %" PRIu64
+	       ", \"completions\": %" PRIu64 ", \"buffers_empty\": %" PRIu64
+	       ", \"direct_calls\": %" PRIu64 "}\n",
+	       stats.turns, stats.enters, stats.submissions, stats.completions,
+	       stats.buffers_empty, stats.direct_calls);
+}
+
+int main(int argc, char **argv)
+{
+	struct kl_bench_options options;
+	struct kloop_listener *listener;
+	struct kloop_signal *terminated;
+	struct kloop_loop *loop;
+	int fd;
+
+	kl_bench_parse(argc, argv, &options);
+	loop = make_loop(&options);
+	check(kloop_signal_new(loop, SIGTERM, on_signal, loop, &terminated), "kloop_signal_new");
+	fd = kl_bench_listen(&options);
+	check(kloop_listener_new(loop, fd, 0, &listener_handlers, loop, &listener),
+	      "kloop_listener_new");
+	check(kloop_loop_run(loop), "kloop_loop_run");
+	if (options.stats)
+		print_stats(loop);
+	/* What is still open ends with the process; that is all this one serves for. */
+	kloop_signal_free(terminated);
+	return 0;
+}

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Runs servers and loads, the variants in turns, and collects the samples.
+
+In each round every variant is loaded once, one after the other: A B C A B C.
+Whatever changes on the machine in the meantime meets all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import micro
+from cells import Cell, Variant
+from programs import HERE, Programs
+
+START_SECONDS = 30
+STOP_SECONDS = 5
+#: A safety net: no server outlives a driver that was killed for longer.
+LIFETIME_SECONDS = 1800
+
+
+class MeasureError(Exception):
+    """One variant could not be measured; the others can."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    python: str
+    environment: dict[str, str]
+    programs: Programs
+    rounds: int
+    seconds: float
+    server_cpu: int
+    client_cpu: int
+    #: For the kernel's thread of SQPOLL, which wants a processor of its own.
+    sqpoll_cpu: int
+    congestion: str
+    #: Of the operations of a row of the micro table.
+    micro_scale: float
+
+
+@dataclass
+class Series:
+    """The samples of one variant in one cell: cost, and operations per second."""
+
+    costs: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.costs) if self.costs and self.error is None else None
+
+    @property
+    def spread(self) -> float | None:
+        """The middle half of the samples, relative to the median."""
+        if self.median is None or len(self.costs) < 3 or self.median == 0:
+            return None
+        low, _, high = statistics.quantiles(self.costs, n=4, method="inclusive")
+        return (high - low) / self.median
+
+
+@dataclass
+class Result:
+    """One row of a table."""
+
+    name: str
+    title: str
+    unit: str
+    series: dict[str, Series]
+
+    def ratio(self, of: str, against: str) -> float | None:
+        mine = self.series[of].median if of in self.series else None
+        other = self.series[against].median if against in self.series else None
+        return mine / other if mine is not None and other else None
+
+
+class _Child:
+    """A process on the server's processor; its last words go into errors."""
+
+    def __init__(self, what: str, command: list[str], settings: Settings) -> None:
+        self.what = what
+        self.words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, text=True,
+            env=settings.environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, {settings.server_cpu}))
+
+    def __enter__(self) -> _Child:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.words):
+            if stream is not None:
+                stream.close()
+
+    def error(self, reason: str) -> MeasureError:
+        """Why it went wrong, with what the process wrote to stderr."""
+        self.words.seek(0)
+        return MeasureError("; ".join([f"{self.what}: {reason}",
+                                       *self.words.read().strip().splitlines()[-3:]]))
+
+    def write_line(self, line: str) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self.error("ended") from None
+
+    def read_line(self, seconds: float) -> str:
+        assert self.process.stdout is not None
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        line = self.process.stdout.readline() if ready else ""
+        if not ready:
+            raise self.error(f"said nothing within {seconds:g} s")
+        if not line:
+            raise self.error(f"ended with status {self.process.wait()}")
+        return line
+
+
+@dataclass(frozen=True)
+class Server:
+    child: _Child
+    port: int
+    congestion: str
+
+
+def _server_command(variant: Variant, cell: Cell, settings: Settings) -> list[str]:
+    if variant.loop is not None:
+        command = [settings.python, str(HERE / "echo_server.py"), "--loop", variant.loop,
+                   "--api", cell.api]
+    else:
+        assert variant.program is not None
+        command = [str(settings.programs.paths[variant.program])]
+    command += ["--congestion", settings.congestion, "--lifetime", str(LIFETIME_SECONDS)]
+    if variant.sqpoll:
+        command += ["--sqpoll", "--sqpoll-cpu", str(settings.sqpoll_cpu)]
+    return command
+
+
+@contextmanager
+def _server(variant: Variant, cell: Cell, settings: Settings) -> Iterator[Server]:
+    command = _server_command(variant, cell, settings)
+    with _Child(f"server of {variant.title}", command, settings) as child:
+        words = child.read_line(START_SECONDS).split()
+        if len(words) != 3 or words[0] != "ready":
+            raise child.error(f"said {words}")
+        yield Server(child, int(words[1]), words[2])
+
+
+def _load(server: Server, cell: Cell, settings: Settings, seconds: float) -> dict[str, Any]:
+    """One run of the load program; its line of JSON."""
+    timeout = int(seconds) + 60
+    command = [str(settings.programs.paths["load"]), "--mode", cell.mode,
+               "--port", str(server.port), "--pid", str(server.child.process.pid),
+               "--connections", str(cell.connections), "--bytes", str(cell.message_bytes),
+               "--seconds", str(seconds), "--cpu", str(settings.client_cpu),
+               "--warm-up", str(max(2, min(20, 2000 // cell.connections))),
+               "--congestion", settings.congestion, "--timeout", str(timeout)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout + 10,
+                          check=False)
+    if done.returncode != 0:
+        reason = done.stderr.strip() or f"status {done.returncode}"
+        raise server.child.error(reason)
+    result: dict[str, Any] = json.loads(done.stdout)
+    if result.get("congestion", server.congestion) != server.congestion:
+        raise server.child.error(f"it uses {server.congestion}, the client "
+                                 f"{result['congestion']}")
+    return result
+
+
+def _add_sample(series: Series, cell: Cell, result: dict[str, Any]) -> None:
+    if cell.mode == "idle":
+        grown = result["rss_after_bytes"] - result["rss_before_bytes"]
+        series.costs.append(grown / result["connections"] / 1024)
+        return
+    count = result["messages" if cell.mode == "echo" else "connections"]
+    series.costs.append(result["cpu_ns"] / count / 1000)
+    series.rates.append(count / (result["wall_ns"] / 1e9))
+
+
+class _Servers:
+    """The servers of one cell.
+
+    They live through all rounds, except where one at a time must be fresh
+    (memory) or would disturb the others while it idles (SQPOLL spins).
+    """
+
+    def __init__(self, cell: Cell, settings: Settings, stack: ExitStack) -> None:
+        self.cell = cell
+        self.settings = settings
+        self.stack = stack
+        self.running: dict[str, Server] = {}
+
+    @contextmanager
+    def get(self, variant: Variant) -> Iterator[Server]:
+        if variant.sqpoll or self.cell.mode == "idle":
+            with _server(variant, self.cell, self.settings) as server:
+                yield server
+            return
+        if variant.name not in self.running:
+            self.running[variant.name] = self.stack.enter_context(
+                _server(variant, self.cell, self.settings))
+        yield self.running[variant.name]
+
+
+def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Result:
+    result = Result(cell.name, cell.title, cell.unit,
+                    {variant.name: Series() for variant in variants})
+    with ExitStack() as stack:
+        servers = _Servers(cell, settings, stack)
+        # Round 0 warms everything up and does not count.
+        for number in range(1 if cell.mode == "idle" else 0, settings.rounds + 1):
+            seconds = settings.seconds if number > 0 else settings.seconds / 4
+            for variant in variants:
+                series = result.series[variant.name]
+                if series.error is not None:
+                    continue
+                try:
+                    with servers.get(variant) as server:
+                        sample = _load(server, cell, settings, seconds)
+                    if number > 0:
+                        _add_sample(series, cell, sample)
+                except (MeasureError, subprocess.TimeoutExpired) as error:
+                    series.error = str(error)
+    return result
+
+
+def _order(child: _Child, row: micro.Row, count: int) -> float:
+    """Have a row run; microseconds per operation."""
+    child.write_line(f"{row.name} {count}")
+    return int(child.read_line(120)) / count / 1000
+
+
+def _start_micro(variant: Variant, settings: Settings, stack: ExitStack) -> _Child:
+    assert variant.loop is not None
+    command = [settings.python, str(HERE / "micro.py"), "--serve", "--loop", variant.loop]
+    child = stack.enter_context(_Child(variant.title, command, settings))
+    child.read_line(START_SECONDS)
+    return child
+
+
+def measure_row(row: micro.Row, variants: list[Variant], settings: Settings) -> Result:
+    """One row of the micro table, each loop in a process of its own."""
+    result = Result(row.name, row.title, "µs/operation",
+                    {variant.name: Series() for variant in variants})
+    count = max(1000, int(row.count * settings.micro_scale))
+    children: dict[str, _Child] = {}
+    with ExitStack() as stack:
+        for number in range(settings.rounds + 1):
+            for variant in variants:
+                series = result.series[variant.name]
+                if series.error is not None:
+                    continue
+                try:
+                    if variant.name not in children:
+                        children[variant.name] = _start_micro(variant, settings, stack)
+                    cost = _order(children[variant.name], row,
+                                  count if number > 0 else max(1000, count // 10))
+                    if number > 0:
+                        series.costs.append(cost)
+                except MeasureError as error:
+                    series.error = str(error)
+    return result
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def timed(what: str, run: Callable[[], Result]) -> Result:
+    """Run a measurement, and say on stderr what it was and how long it took."""
+    started = time.monotonic()
+    result = run()
+    progress(f"  {what} ({time.monotonic() - started:.0f} s)")
+    for name, series in result.series.items():
+        if series.error is not None:
+            progress(f"    {name} FAILED: {series.error}")
+    return result

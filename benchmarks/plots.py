@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Which charts are drawn of the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import report
+import svg
+from cells import CELLS, VARIANTS, Cell
+from measure import Result
+
+TITLES = {variant.name: variant.title for variant in VARIANTS}
+ORDER = [variant.title for variant in VARIANTS]
+COST = "µs of server CPU per message"
+
+
+def _points(results: dict[str, Result], chosen: list[Cell],
+            by_size: bool) -> dict[str, list[tuple[float, float]]]:
+    """For each variant its costs over the message size, or over the connections."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for cell in chosen:
+        x = cell.message_bytes / 1024 if by_size else cell.connections
+        for name, series in results[cell.name].series.items():
+            if series.median is not None and series.median > 0:
+                lines.setdefault(TITLES[name], []).append((x, series.median))
+    return lines
+
+
+def _lines(results: dict[str, Result], title: str, chosen: list[Cell],
+           by_size: bool) -> svg.Lines | None:
+    """A panel, or None where there are not two points to connect."""
+    chosen = [cell for cell in chosen if cell.name in results]
+    if by_size:
+        ticks = [(cell.message_bytes / 1024, f"{cell.message_bytes // 1024} KiB")
+                 for cell in chosen]
+    else:
+        ticks = [(float(cell.connections), str(cell.connections)) for cell in chosen]
+    lines = _points(results, chosen, by_size)
+    if len(chosen) < 2 or not lines:
+        return None
+    return svg.Lines(title, "message" if by_size else "connections", COST, ticks, lines)
+
+
+def _pick(api: str, *sizes: tuple[int, int]) -> list[Cell]:
+    """Cells of an API in the order of (connections, KiB)."""
+    return [cell for connections, kib in sizes for cell in CELLS
+            if cell.mode == "echo" and (cell.api, cell.connections, cell.message_bytes) ==
+            (api, connections, kib * 1024)]
+
+
+def _size_figure(results: dict[str, Result]) -> svg.Figure | None:
+    ten = [(10, 1), (10, 10), (10, 100)]
+    panels = [
+        _lines(results, "Protocol (10, 100 and 10 connections)",
+               _pick("protocol", (10, 1), (100, 10), (10, 100)), True),
+        _lines(results, "streams, 10 connections", _pick("streams", *ten), True),
+        _lines(results, "BufferedProtocol, 10 connections", _pick("buffered", *ten), True),
+        _lines(results, "sock_recv, sock_sendall, 10 connections", _pick("sock", *ten), True),
+    ]
+    drawn: list[svg.Lines | svg.Bars] = [panel for panel in panels if panel is not None]
+    return svg.Figure("Echo: cost over message size", drawn, columns=2) if drawn else None
+
+
+def _connections_figure(results: dict[str, Result]) -> svg.Figure | None:
+    panel = _lines(results, "Protocol, 1 KiB", _pick("protocol", (10, 1), (100, 1), (1000, 1)),
+                   False)
+    return svg.Figure("Echo: cost over connections", [panel]) if panel is not None else None
+
+
+def _micro_figure(results: list[Result]) -> svg.Figure | None:
+    groups = [(result.title, {TITLES[name]: series.median
+                              for name, series in result.series.items() if series.median})
+              for result in results]
+    groups = [group for group in groups if group[1]]
+    if not groups:
+        return None
+    return svg.Figure("Single operations of a loop",
+                      [svg.Bars("processor time", "µs per operation", groups)])
+
+
+def _goal_figure(echo: list[Result], micro: list[Result]) -> svg.Figure | None:
+    """kLoop's cost as a part of uvloop's, with the goal of each cell."""
+    groups: list[tuple[str, dict[str, float]]] = []
+    marks: dict[str, float] = {}
+    for result, is_micro in [(r, False) for r in echo] + [(r, True) for r in micro]:
+        ratio = result.ratio("kloop", "uvloop")
+        if ratio is None or ratio <= 0:
+            continue
+        groups.append((result.title, {TITLES["kloop"]: ratio}))
+        for verdict in report.verdicts([result], is_micro):
+            if verdict["against"] == "uvloop":
+                marks[result.title] = verdict["at_most"]
+    if not groups:
+        return None
+    return svg.Figure("kLoop against uvloop", [
+        svg.Bars("the mark is the goal, the dashed line is uvloop", "cost, uvloop = 1", groups,
+                 marks, one=1.0)])
+
+
+def draw(echo: list[Result], micro: list[Result], directory: Path) -> list[tuple[str, str]]:
+    """Write what can be drawn; file names and titles."""
+    results = {result.name: result for result in echo}
+    figures = [("echo-size.svg", _size_figure(results)),
+               ("echo-connections.svg", _connections_figure(results)),
+               ("micro.svg", _micro_figure(micro)),
+               ("goals.svg", _goal_figure(echo, micro))]
+    drawn = []
+    for name, figure in figures:
+        if figure is not None:
+            (directory / name).write_text(svg.render(figure, ORDER), encoding="utf-8")
+            drawn.append((name, figure.title))
+    return drawn
