@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <kloop/info.h>
 #include <kloop/loop.h>
+#include <kloop/op.h>
 #include <kloop/version.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -25,6 +26,7 @@
 
 #define FACTS_MAX 48
 #define TEXT_MAX 512
+#define PROBE_TIMEOUT_NS UINT64_C(1000000000)
 #define UNKNOWN INT64_MIN
 
 struct fact {
@@ -130,7 +132,8 @@ static void explain_denied(struct kloop_info *info, int64_t sysctl, int64_t secc
 /* Say why there is no ring and what to do about it. */
 static void explain(struct kloop_info *info, int64_t sysctl, int64_t seccomp)
 {
-	const char *remedy = NULL;
+	const char *reason = kloop_strerror(info->usable);
+	const char *remedy;
 
 	switch (info->usable) {
 	case KLOOP_ERROR_RING_DENIED:
@@ -140,9 +143,12 @@ static void explain(struct kloop_info *info, int64_t sysctl, int64_t seccomp)
 		remedy = "unset the environment variable KLOOP_IO_URING";
 		break;
 	case KLOOP_ERROR_RING_MISSING:
-		remedy = seccomp > 0 ? "allow the three io_uring system calls in the seccomp "
-				       "profile; or boot a kernel with CONFIG_IO_URING" :
-				       "boot a kernel with CONFIG_IO_URING, Linux 5.11 or newer";
+		remedy = "boot a kernel with CONFIG_IO_URING, Linux 5.11 or newer";
+		if (seccomp > 0) {
+			reason = "the kernel has no io_uring, or a seccomp filter says so (ENOSYS)";
+			remedy = "allow io_uring_setup, io_uring_enter and io_uring_register in "
+				 "the seccomp profile, or boot a kernel with CONFIG_IO_URING";
+		}
 		break;
 	case KLOOP_ERROR_RING_TOO_OLD:
 		remedy = "boot Linux 5.11 or newer";
@@ -159,7 +165,7 @@ static void explain(struct kloop_info *info, int64_t sysctl, int64_t seccomp)
 		remedy = "see io_uring_setup(2) for this error";
 		break;
 	}
-	add(info, "ring.reason", KLOOP_INFO_TEXT, "%s", kloop_strerror(info->usable));
+	add(info, "ring.reason", KLOOP_INFO_TEXT, "%s", reason);
 	add(info, "ring.remedy", KLOOP_INFO_TEXT, "%s", remedy);
 }
 
@@ -208,24 +214,37 @@ static void add_setup(struct kloop_info *info, uint64_t features)
 	add(info, "ring.setup", KLOOP_INFO_TEXT, "%s", text);
 }
 
+static void ignore(struct kloop_op *op, int32_t result, uint32_t flags)
+{
+	(void)op;
+	(void)result;
+	(void)flags;
+}
+
 /*
- * Make a loop and turn it once: the first turn binds the ring to its thread,
- * registers its descriptor, and finds out whether a filter lets the other
- * system calls of io_uring pass as well.
+ * Make a loop and have an operation go through it: that binds the ring to its
+ * thread, registers its descriptor, and finds out whether a filter lets the
+ * other system calls of io_uring pass as well.
  */
 static int try_ring(uint64_t *ret_features)
 {
 	struct kloop_loop *loop = NULL;
+	struct kloop_op op;
 	int result = kloop_loop_new(NULL, &loop);
 
 	if (result < 0)
 		return result;
-	result = kloop_loop_turn(loop, 0);
+	kloop_op_init(&op, ignore);
+	result = kloop_op_nop(loop, &op);
+	if (result == 0)
+		result = kloop_loop_turn(loop, PROBE_TIMEOUT_NS);
 	if (result >= 0)
 		*ret_features = kloop_loop_get_features(loop);
 	kloop_loop_free(loop);
 	if (result == -EPERM)
 		return KLOOP_ERROR_RING_DENIED;
+	if (result == -ENOSYS)
+		return KLOOP_ERROR_RING_MISSING;
 	return result < 0 ? result : 0;
 }
 

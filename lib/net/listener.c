@@ -85,6 +85,7 @@ static bool close_step(struct kloop_listener *listener)
 	if (!listener->exiting)
 		kl_loop_remove_exit(listener->loop, &listener->exit);
 	kloop_timer_stop(&listener->retry);
+	kl_loop_note_call(listener->loop);
 	listener->handlers->on_close(listener, listener->user);
 	kl_free(listener);
 	return true;
@@ -128,6 +129,8 @@ static bool wanted(const struct kloop_listener *listener)
 
 static void tell_error(struct kloop_listener *listener, int error)
 {
+	(void)kloop_loop_wake(listener->loop);
+	kl_loop_note_call(listener->loop);
 	if (!listener->closing && listener->handlers->on_error)
 		listener->handlers->on_error(listener, error, listener->user);
 }

@@ -43,7 +43,7 @@ struct kl_direct {
 	char *own; /* OWN_BYTES, once they were needed */
 };
 
-static int arm(struct kloop_stream *stream);
+static int arm(struct kloop_stream *stream, bool may_ask);
 
 /* May bytes go to the owner now, without overtaking others? */
 static bool can_deliver(const struct kloop_stream *stream)
@@ -54,6 +54,8 @@ static bool can_deliver(const struct kloop_stream *stream)
 
 static void deliver(struct kloop_stream *stream, void *data, size_t bytes)
 {
+	kl_stream_calls(stream);
+	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_data)
 		stream->handlers->on_data(stream, data, bytes, stream->user);
 }
@@ -113,6 +115,8 @@ static void tell_end(struct kloop_stream *stream)
 		return;
 	}
 	stream->state |= KL_STREAM_EOF_TOLD;
+	kl_stream_calls(stream);
+	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_eof)
 		stream->handlers->on_eof(stream, stream->user);
 }
@@ -135,7 +139,7 @@ static void continue_read(struct kloop_stream *stream)
 	if (!can_deliver(stream) || kl_stream_has(stream, KL_STREAM_READ_ENDED) ||
 	    !kl_stream_has(stream, KL_STREAM_CONNECTED))
 		return;
-	r = arm(stream);
+	r = arm(stream, true);
 	if (r < 0 && !kl_loop_is_closing(stream->loop))
 		kl_stream_fail(stream, r);
 }
@@ -374,8 +378,11 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 
 /* ---- both ------------------------------------------------------------- */
 
-/* Have an operation in flight that tells what arrives, if there is none. */
-static int arm(struct kloop_stream *stream)
+/*
+ * Have an operation in flight that tells what arrives, if there is none.
+ * may_ask: on_alloc may be called, which is not so inside the owner's calls.
+ */
+static int arm(struct kloop_stream *stream, bool may_ask)
 {
 	struct kloop_pool *pool;
 	int r;
@@ -391,8 +398,7 @@ static int arm(struct kloop_stream *stream)
 		/* No memory for the pool is no reason not to read. */
 		stream->state |= KL_STREAM_DIRECT | KL_STREAM_NO_POOL;
 	}
-	/* on_alloc may not be called inside kloop_stream_start_read(). */
-	if (kl_stream_has(stream, KL_STREAM_SQPOLL) && kl_stream_has(stream, KL_STREAM_BUSY) &&
+	if (may_ask && kl_stream_has(stream, KL_STREAM_SQPOLL) &&
 	    !(stream->flags & KLOOP_STREAM_PIPE))
 		return arm_own(stream);
 	stream->read_op.complete = poll_done;
@@ -426,7 +432,7 @@ int kloop_stream_start_read(struct kloop_stream *stream)
 		kl_stream_schedule(stream);
 		return 0;
 	}
-	r = arm(stream);
+	r = arm(stream, false);
 	if (r < 0)
 		stream->state &= ~(uint32_t)KL_STREAM_WANT_READ;
 	return r;

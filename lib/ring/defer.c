@@ -12,6 +12,11 @@ void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer)
 	loop->defers_tail = &defer->next;
 }
 
+void kl_loop_note_call(struct kloop_loop *loop)
+{
+	loop->called = true;
+}
+
 void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer)
 {
 	struct kl_defer **link = &loop->defers;

@@ -41,6 +41,7 @@ struct kloop_loop {
 	bool inside; /* a turn is going on */
 	bool closing;
 	bool stop;
+	bool called; /* kl_loop_note_call() since the turn began */
 
 	/* Operations. The list's head is a dummy; its order has no meaning. */
 	struct kloop_op in_flight;

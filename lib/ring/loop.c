@@ -55,6 +55,21 @@ int kloop_loop_new(const struct kloop_loop_options *options, struct kloop_loop *
  */
 static void abandon_ring(struct kloop_loop *loop)
 {
+	struct io_uring_sync_cancel_reg all = {
+		.fd = -1,
+		.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL,
+		.timeout = { .tv_sec = 0, .tv_nsec = 100000000 },
+	};
+
+	/*
+	 * The end of a ring comes some time after its close, and until then a
+	 * multishot receive could take bytes that nobody would get. Where only
+	 * its own thread can make a ring work (DEFER_TASKRUN) that cannot be;
+	 * elsewhere cancel first, which Linux 6.0 can do from any thread.
+	 */
+	if (loop->ring_open && loop->in_flight_count != 0 &&
+	    !(loop->features & KLOOP_FEATURE_DEFER_TASKRUN))
+		(void)io_uring_register_sync_cancel(&loop->ring, &all);
 	kl_ring_close(loop);
 	loop->backlog_count = 0;
 	loop->backlog_head = 0;

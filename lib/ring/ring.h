@@ -34,6 +34,13 @@ struct kl_defer {
 /* Schedule; scheduling twice is one. The struct is lent until it ran or was dropped. */
 void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer);
 
+/*
+ * To be said by whoever calls a function of the user: a turn whose start
+ * called one does not wait, because the function may have asked for what the
+ * wait would keep from happening (a stop, work in a queue of its own).
+ */
+void kl_loop_note_call(struct kloop_loop *loop);
+
 /* Take back a scheduled call. Cost grows with the number scheduled. */
 void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer);
 

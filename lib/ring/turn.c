@@ -40,7 +40,8 @@ static int dispatch_synthetic(struct kloop_loop *loop)
 		int result = -(int)(op->reserved >> KL_OP_RESULT_SHIFT);
 
 		kl_op_retire(loop, op);
-		count++;
+		if (op != &loop->wake_op)
+			count++;
 		op->complete(op, result, 0);
 		op = next;
 	}
@@ -136,7 +137,7 @@ static int submit_and_wait(struct kloop_loop *loop, uint64_t timeout_ns)
 {
 	uint64_t next = kl_timers_next(loop);
 	bool wait = timeout_ns != 0 && !completions_there(loop) && loop->backlog_count == 0 &&
-		    loop->defers == NULL &&
+		    loop->defers == NULL && !loop->called &&
 		    atomic_load_explicit(&loop->woken, memory_order_relaxed) == 0;
 	uint64_t now = 0;
 	uint64_t until = KLOOP_FOREVER;
@@ -190,6 +191,7 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	if (ret < 0)
 		return ret;
 	loop->stats.turns++;
+	loop->called = false;
 	kl_defers_run(loop);
 	if (loop->backlog_count != 0)
 		kl_backlog_flush(loop);

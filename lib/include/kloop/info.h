@@ -33,7 +33,10 @@ KLOOP_EXPORT int kloop_info_new(struct kloop_info **ret_info) KLOOP_MUST_CHECK;
 /* Free what kloop_info_new() made; NULL is permitted. */
 KLOOP_EXPORT void kloop_info_free(struct kloop_info *info);
 
-/* 0 if kLoop can run here, or the code that kloop_loop_new() would return. Since: 0.1. */
+/*
+ * 0 if kLoop can run here, or the code that kloop_loop_new() or the first turn
+ * would return. Since: 0.1.
+ */
 KLOOP_EXPORT int kloop_info_get_usable(const struct kloop_info *info);
 
 /* The number of facts. Since: 0.1. */
@@ -44,6 +47,9 @@ KLOOP_EXPORT size_t kloop_info_get_count(const struct kloop_info *info);
  * the text of its value.
  *
  * position: from 0.
+ *
+ * A name has exactly one dot, and facts with the same word before it are
+ * neighbours. kloop-info(1) lists them; what does not apply is left out.
  *
  * Ownership: the strings are the info's.
  * Returns: 0; -EINVAL; -ENOENT if position is past the end.

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* Handles: what call_soon() and call_later() return, and what the ready ring holds. */
+#ifndef KL_HANDLE_H
+#define KL_HANDLE_H
+
+#include "ext.h"
+
+/* Objects of each type that are kept for reuse. */
+#define KL_FREE_HANDLES 4096
+
+/* Arguments that fit into a handle; more go into a tuple. */
+#define KL_INLINE_ARGS 4
+
+struct kl_handle {
+	PyObject_HEAD
+	PyObject *weakrefs;
+	LoopObject *loop;   /* strong */
+	PyObject *callback; /* NULL once cancelled, and for a C call; links the free list */
+	PyObject *context;
+	PyObject *more;     /* all the arguments, when there are too many */
+	PyObject *source_traceback; /* in debug mode */
+	PyObject *repr;     /* kept by a cancel in debug mode, as asyncio does */
+	void (*run_c)(PyObject *owner); /* a C call; its owner is args[1] */
+	uint8_t nargs;      /* inline ones */
+	bool cancelled;
+	bool scheduled; /* of a TimerHandle: its timer is started */
+	bool running;   /* a cancel must leave callback and arguments to the caller, */
+	bool hidden;    /* and only hide them */
+	PyObject *args[1 + KL_INLINE_ARGS]; /* args[0] is scratch space of the vectorcall */
+};
+
+struct kl_timer_handle {
+	struct kl_handle base;
+	struct kloop_timer timer;
+	double when;
+	PyObject *when_object; /* as passed to call_at(); NULL after call_later() */
+	struct kl_timer_handle *next, **link; /* in LoopObject.timers while started */
+};
+
+/* context may be NULL for a copy of the current one. Returns a new reference, or NULL. */
+struct kl_handle *kl_handle_new(LoopObject *self, PyObject *callback, PyObject *const *args,
+				Py_ssize_t nargs, PyObject *context);
+
+/* Call it. 0, also if the callback failed and that was reported; -1 to leave run_forever. */
+int kl_handle_run(struct kl_handle *handle);
+
+/* What handle.cancel() does; never fails. */
+void kl_handle_cancel(struct kl_handle *handle);
+
+/* A started timer at when, seconds on the loop's clock. Returns a new reference, or NULL. */
+PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_object,
+			      PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
+			      PyObject *context);
+
+/* What both types share; the struct is new or from a free list, with all fields cleared. */
+PyObject *kl_handle_context(PyObject *context); /* a new reference: it, or a copy of the current */
+int kl_handle_fill(struct kl_handle *handle, LoopObject *self, PyObject *callback,
+		   PyObject *const *args, Py_ssize_t nargs, PyObject *context); /* steals context */
+/* The module's state, for the free lists; NULL at the interpreter's end, when it may be gone. */
+struct kl_state *kl_handle_state(PyObject *handle);
+int kl_handle_traverse(PyObject *handle, visitproc visit, void *arg);
+int kl_handle_clear(PyObject *handle);
+PyObject *kl_handle_repr_info(PyObject *handle, PyObject *ignored);
+PyObject *kl_handle_get_callback(PyObject *handle, void *closure);
+PyObject *kl_handle_get_args(PyObject *handle, void *closure);
+int kl_timer_handle_init(PyObject *module, struct kl_state *state);
+void kl_timer_handle_fini(struct kl_state *state);
+
+/* The loop closes: forget the timers that are started, without a call. */
+void kl_timers_close(LoopObject *self);
+
+/* asyncio's source_traceback, in debug mode: a new reference, or NULL with an error set. */
+PyObject *kl_extract_stack(struct kl_state *state);
+
+#endif

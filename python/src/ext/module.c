@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* The module kloop._kloop: its state, imports, and functions that need no loop. */
+#include "ext.h"
+
+#include <string.h>
+
+static struct kl_state *state_of(PyObject *module)
+{
+	return PyModule_GetState(module);
+}
+
+struct kl_state *kl_state_of_type(PyTypeObject *type)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+	PyObject *module = PyType_GetModuleByDef(type, &kl_module_def);
+
+	return module == NULL ? NULL : state_of(module);
+#else
+	/* 3.10 has no PyType_GetModuleByDef(): look at the base types ourselves. */
+	PyObject *mro = type->tp_mro;
+	Py_ssize_t i;
+
+	for (i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+		PyTypeObject *base = (PyTypeObject *)PyTuple_GET_ITEM(mro, i);
+		PyObject *module = NULL;
+
+		if (base->tp_flags & Py_TPFLAGS_HEAPTYPE)
+			module = PyType_GetModule(base);
+		if (module != NULL && PyModule_GetDef(module) == &kl_module_def)
+			return state_of(module);
+		PyErr_Clear();
+	}
+	PyErr_SetString(PyExc_TypeError, "not a type of kloop");
+	return NULL;
+#endif
+}
+
+/* ---- info() ------------------------------------------------------------ */
+
+static PyObject *info_value(enum kloop_info_type type, const char *text)
+{
+	switch (type) {
+	case KLOOP_INFO_BOOL:
+		return PyBool_FromLong(strcmp(text, "true") == 0);
+	case KLOOP_INFO_NUMBER:
+		return PyLong_FromString(text, NULL, 10);
+	default:
+		return PyUnicode_DecodeFSDefault(text);
+	}
+}
+
+static PyObject *module_info(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+	struct kloop_info *info;
+	const char *name, *text;
+	enum kloop_info_type type;
+	PyObject *dict;
+	size_t i;
+	int code;
+
+	Py_BEGIN_ALLOW_THREADS
+	code = kloop_info_new(&info);
+	Py_END_ALLOW_THREADS
+	if (code < 0)
+		return kl_raise(state_of(module), code);
+	dict = PyDict_New();
+	for (i = 0; dict != NULL && kloop_info_get(info, i, &name, &type, &text) == 0; i++) {
+		PyObject *value = info_value(type, text);
+
+		if (value == NULL || PyDict_SetItemString(dict, name, value) < 0)
+			Py_CLEAR(dict);
+		Py_XDECREF(value);
+	}
+	kloop_info_free(info);
+	return dict;
+}
+
+static PyMethodDef module_methods[] = {
+	{ "info", module_info, METH_NOARGS,
+	  "info()\n--\n\n"
+	  "What this machine allows, as kloop-info(1) prints it: a dict of dotted names." },
+	{ NULL, NULL, 0, NULL },
+};
+
+/* ---- state ------------------------------------------------------------- */
+
+/* module.name[.name]: a new reference, or NULL with an error set. */
+static PyObject *import_from(const char *module_name, const char *name)
+{
+	PyObject *module = PyImport_ImportModule(module_name);
+	PyObject *object;
+
+	if (module == NULL)
+		return NULL;
+	object = PyObject_GetAttrString(module, name);
+	Py_DECREF(module);
+	return object;
+}
+
+/* Does asyncio's formatter take debug=? It came within the life of Python 3.13. */
+static int probe_format_callback(struct kl_state *state)
+{
+	PyObject *defaults = PyObject_GetAttrString(state->format_callback, "__kwdefaults__");
+
+	if (defaults == NULL)
+		return -1;
+	state->format_callback_debug =
+		PyDict_Check(defaults) && PyDict_Contains(defaults, state->names.debug) == 1;
+	Py_DECREF(defaults);
+	return 0;
+}
+
+static int import_all(struct kl_state *state)
+{
+	const struct {
+		PyObject **object;
+		const char *module, *name;
+	} imports[] = {
+		{ &state->asyncio_transport, "asyncio", "Transport" },
+		{ &state->asyncio_buffered_protocol, "asyncio", "BufferedProtocol" },
+		{ &state->transport_socket, "asyncio.trsock", "TransportSocket" },
+		{ &state->socket_type, "socket", "socket" },
+		{ &state->extract_stack, "asyncio.format_helpers", "extract_stack" },
+		{ &state->format_callback, "asyncio.format_helpers", "_format_callback_source" },
+		{ &state->get_running_loop, "asyncio", "get_running_loop" },
+		{ &state->check_ssl_socket, "asyncio.base_events", "_check_ssl_socket" },
+		{ &state->cancelled_error, "asyncio", "CancelledError" },
+		{ &state->invalid_state_error, "asyncio", "InvalidStateError" },
+	};
+	PyObject *handle;
+	size_t i;
+
+	for (i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
+		*imports[i].object = import_from(imports[i].module, imports[i].name);
+		if (*imports[i].object == NULL)
+			return -1;
+	}
+	handle = import_from("asyncio", "Handle");
+	if (handle == NULL)
+		return -1;
+	state->handle_repr_info = PyObject_GetAttrString(handle, "_repr_info");
+	Py_DECREF(handle);
+	if (state->handle_repr_info == NULL)
+		return -1;
+	return probe_format_callback(state);
+}
+
+static int intern_names(struct kl_state *state)
+{
+#define INTERN(n)                                                                            \
+	state->names.n = PyUnicode_InternFromString(#n);                                     \
+	if (state->names.n == NULL)                                                          \
+		return -1;
+	KL_NAMES(INTERN)
+#undef INTERN
+	return 0;
+}
+
+static int module_exec(PyObject *module)
+{
+	struct kl_state *state = state_of(module);
+
+	state->module = module;
+	if (intern_names(state) < 0 || import_all(state) < 0)
+		return -1;
+	if (kl_errors_init(module, state) < 0 || kl_handle_init(module, state) < 0 ||
+	    kl_sock_init(module, state) < 0 || kl_loop_init(module, state) < 0 ||
+	    kl_transport_init(module, state) < 0 || kl_listener_init(module, state) < 0)
+		return -1;
+	if (PyModule_AddStringConstant(module, "library_version", kloop_version()) < 0 ||
+	    PyModule_AddStringConstant(module, "header_version", KLOOP_VERSION_STRING) < 0)
+		return -1;
+	return 0;
+}
+
+/* Everything but the names, whose order and number the X macro knows. */
+#define KL_STATE_OBJECTS(X)                                                                  \
+	X(loop_type) X(handle_type) X(timer_handle_type) X(transport_type) X(listener_type)        \
+	X(sock_op_type) X(asyncio_transport) X(asyncio_buffered_protocol) X(transport_socket)      \
+	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
+	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
+	X(unavailable_error)
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+	struct kl_state *state = state_of(module);
+
+	if (state == NULL)
+		return 0;
+#define VISIT(n) Py_VISIT(state->n);
+	KL_STATE_OBJECTS(VISIT)
+#undef VISIT
+	return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+	struct kl_state *state = state_of(module);
+
+	if (state == NULL)
+		return 0;
+	/* While the types are there: freeing an object looks at its type. */
+	kl_handle_fini(state);
+	kl_sock_fini(state);
+#define CLEAR(n) Py_CLEAR(state->n);
+	KL_STATE_OBJECTS(CLEAR)
+#undef CLEAR
+#define CLEAR_NAME(n) Py_CLEAR(state->names.n);
+	KL_NAMES(CLEAR_NAME)
+#undef CLEAR_NAME
+	return 0;
+}
+
+static void module_free(void *module)
+{
+	(void)module_clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+	{ Py_mod_exec, module_exec },
+#if PY_VERSION_HEX >= 0x030C0000
+	/* Nobody has tested it with sub-interpreters yet. */
+	{ Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED },
+#endif
+	{ 0, NULL },
+};
+
+struct PyModuleDef kl_module_def = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "kloop._kloop",
+	.m_doc = "The C part of kloop: an asyncio event loop on io_uring.",
+	.m_size = sizeof(struct kl_state),
+	.m_methods = module_methods,
+	.m_slots = module_slots,
+	.m_traverse = module_traverse,
+	.m_clear = module_clear,
+	.m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__kloop(void);
+
+PyMODINIT_FUNC PyInit__kloop(void)
+{
+	return PyModuleDef_Init(&kl_module_def);
+}

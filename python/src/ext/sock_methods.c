@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* Loop.sock_*(): arguments, and asyncio's checks. */
+#include "sock.h"
+
+/* Arguments by position or name; the first `required` must be there. */
+static int parse(const char *function, const char *const *names, Py_ssize_t required,
+		 Py_ssize_t total, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		 PyObject **values)
+{
+	Py_ssize_t i, j;
+
+	if (nargs > total) {
+		PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments but %zd were given",
+			     function, total, nargs);
+		return -1;
+	}
+	for (i = 0; i < total; i++)
+		values[i] = i < nargs ? args[i] : NULL;
+	for (j = 0; kwnames != NULL && j < PyTuple_GET_SIZE(kwnames); j++) {
+		PyObject *name = PyTuple_GET_ITEM(kwnames, j);
+
+		for (i = 0; i < total; i++) {
+			if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0)
+				break;
+		}
+		if (i == total || values[i] != NULL) {
+			PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
+				     function, name);
+			return -1;
+		}
+		values[i] = args[nargs + j];
+	}
+	for (i = 0; i < required; i++) {
+		if (values[i] == NULL) {
+			PyErr_Format(PyExc_TypeError,
+				     "%s() missing 1 required positional argument: '%s'", function,
+				     names[i]);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+/* asyncio's checks of a socket: not of TLS; in debug mode, non-blocking. 0, or -1. */
+static int check_sock(LoopObject *self, PyObject *sock)
+{
+	struct kl_state *state = self->state;
+	PyObject *result;
+	int blocking;
+
+	if ((PyObject *)Py_TYPE(sock) != state->socket_type) {
+		result = PyObject_CallOneArg(state->check_ssl_socket, sock);
+		if (result == NULL)
+			return -1;
+		Py_DECREF(result);
+	}
+	if (!self->debug)
+		return 0;
+	result = PyObject_CallMethodNoArgs(sock, state->names.gettimeout);
+	if (result == NULL)
+		return -1;
+	blocking = result == Py_None ? 1 : PyObject_IsTrue(result);
+	Py_DECREF(result);
+	if (blocking > 0)
+		PyErr_SetString(PyExc_ValueError, "the socket must be non-blocking");
+	return blocking == 0 ? 0 : -1;
+}
+
+static int sock_fd(struct kl_state *state, PyObject *sock, int *ret_fd)
+{
+	PyObject *number = PyObject_CallMethodNoArgs(sock, state->names.fileno);
+	long fd;
+
+	if (number == NULL)
+		return -1;
+	fd = PyLong_AsLong(number);
+	Py_DECREF(number);
+	if (fd == -1 && PyErr_Occurred())
+		return -1;
+	*ret_fd = (int)fd;
+	return 0;
+}
+
+/* A new call, not begun yet. */
+static struct kl_sock_op *make(PyObject *op, enum kl_sock_kind kind, PyObject *sock,
+			       PyObject *first, PyObject *second)
+{
+	LoopObject *loop = (LoopObject *)op;
+	struct kl_sock_op *self;
+	int fd;
+
+	if (check_sock(loop, sock) < 0 || sock_fd(loop->state, sock, &fd) < 0)
+		return NULL;
+	self = kl_sock_allocate(loop->state);
+	if (self == NULL)
+		return NULL;
+	self->loop = (LoopObject *)Py_NewRef(op);
+	self->sock = Py_NewRef(sock);
+	self->first = Py_XNewRef(first);
+	self->second = Py_XNewRef(second);
+	self->fd = fd;
+	self->kind = kind;
+	self->state = KL_SOCK_NEW;
+	self->bytes = 0;
+	self->error = 0;
+	self->blocking = false;
+	self->exposed = false;
+	PyObject_GC_Track(self);
+	return self;
+}
+
+/* The call failed before it could be awaited: no warning about that. */
+static PyObject *discard(struct kl_sock_op *self)
+{
+	self->state = KL_SOCK_DONE;
+	Py_DECREF(self);
+	return NULL;
+}
+
+KL_LOOP_METHOD(kl_loop_sock_recv)
+{
+	static const char *const names[] = { "sock", "n" };
+	PyObject *values[2];
+	struct kl_sock_op *call;
+	Py_ssize_t bytes;
+
+	if (parse("sock_recv", names, 2, 2, args, nargs, kwnames, values) < 0)
+		return NULL;
+	bytes = PyNumber_AsSsize_t(values[1], PyExc_OverflowError);
+	if (bytes == -1 && PyErr_Occurred())
+		return NULL;
+	if (bytes < 0) {
+		PyErr_SetString(PyExc_ValueError, "negative buffersize in recv");
+		return NULL;
+	}
+	call = make(self, KL_SOCK_RECV, values[0], NULL, NULL);
+	if (call != NULL)
+		call->bytes = (size_t)bytes;
+	return (PyObject *)call;
+}
+
+KL_LOOP_METHOD(kl_loop_sock_recv_into)
+{
+	static const char *const names[] = { "sock", "buf" };
+	PyObject *values[2];
+	struct kl_sock_op *call;
+
+	if (parse("sock_recv_into", names, 2, 2, args, nargs, kwnames, values) < 0)
+		return NULL;
+	call = make(self, KL_SOCK_RECV_INTO, values[0], NULL, NULL);
+	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_WRITABLE) < 0)
+		return discard(call);
+	return (PyObject *)call;
+}
+
+KL_LOOP_METHOD(kl_loop_sock_recvfrom)
+{
+	static const char *const names[] = { "sock", "bufsize" };
+	PyObject *values[2];
+
+	if (parse("sock_recvfrom", names, 2, 2, args, nargs, kwnames, values) < 0)
+		return NULL;
+	return (PyObject *)make(self, KL_SOCK_RECVFROM, values[0], values[1], NULL);
+}
+
+KL_LOOP_METHOD(kl_loop_sock_recvfrom_into)
+{
+	static const char *const names[] = { "sock", "buf", "nbytes" };
+	PyObject *values[3];
+	PyObject *call;
+	int given = 0;
+
+	if (parse("sock_recvfrom_into", names, 2, 3, args, nargs, kwnames, values) < 0)
+		return NULL;
+	if (values[2] != NULL)
+		given = PyObject_IsTrue(values[2]);
+	if (given < 0)
+		return NULL;
+	if (given) {
+		Py_INCREF(values[2]);
+	} else {
+		values[2] = PyLong_FromSsize_t(PyObject_Size(values[1]));
+		if (values[2] == NULL || PyErr_Occurred()) {
+			Py_XDECREF(values[2]);
+			return NULL;
+		}
+	}
+	call = (PyObject *)make(self, KL_SOCK_RECVFROM_INTO, values[0], values[1], values[2]);
+	Py_DECREF(values[2]);
+	return call;
+}
+
+KL_LOOP_METHOD(kl_loop_sock_sendall)
+{
+	static const char *const names[] = { "sock", "data" };
+	PyObject *values[2];
+	struct kl_sock_op *call;
+
+	if (parse("sock_sendall", names, 2, 2, args, nargs, kwnames, values) < 0)
+		return NULL;
+	call = make(self, KL_SOCK_SENDALL, values[0], NULL, NULL);
+	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_SIMPLE) < 0)
+		return discard(call);
+	return (PyObject *)call;
+}
+
+KL_LOOP_METHOD(kl_loop_sock_sendto)
+{
+	static const char *const names[] = { "sock", "data", "address" };
+	PyObject *values[3];
+
+	if (parse("sock_sendto", names, 3, 3, args, nargs, kwnames, values) < 0)
+		return NULL;
+	return (PyObject *)make(self, KL_SOCK_SENDTO, values[0], values[1], values[2]);
+}
+
+KL_LOOP_METHOD(kl_loop_sock_accept)
+{
+	static const char *const names[] = { "sock" };
+	PyObject *values[1];
+
+	if (parse("sock_accept", names, 1, 1, args, nargs, kwnames, values) < 0)
+		return NULL;
+	return (PyObject *)make(self, KL_SOCK_ACCEPT, values[0], NULL, NULL);
+}
+
+KL_LOOP_METHOD(kl_loop_sock_connect_c)
+{
+	static const char *const names[] = { "sock", "address" };
+	PyObject *values[2];
+
+	if (parse("sock_connect", names, 2, 2, args, nargs, kwnames, values) < 0)
+		return NULL;
+	return (PyObject *)make(self, KL_SOCK_CONNECT, values[0], values[1], NULL);
+}

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * The stream transport of the extension, as its files share it.
+ *
+ * transport.c        the type, and the loop's list of open objects
+ * transport_new.c    accepted connections, loop._make_socket_transport()
+ * transport_call.c   arguments, calls into Python, the log
+ * transport_info.c   get_extra_info, repr, attributes
+ * transport_read.c   from the stream to the protocol
+ * transport_write.c  from the caller to the stream, flow control
+ * transport_close.c  close, abort, errors, connection_lost
+ *
+ * Life: a transport is pinned by one reference of its own, taken when it is
+ * linked into the loop's list of open objects and dropped when both the stream
+ * is closed and connection_lost() has run. What the kernel reads or writes
+ * (bytes being sent, memory being received into) is pinned by references that
+ * the collector does not see.
+ */
+#ifndef KL_TRANSPORT_H
+#define KL_TRANSPORT_H
+
+#include "ext.h"
+
+#include <netinet/in.h>
+
+/* A member of LoopObject.open_objects. */
+struct kl_open {
+	struct kl_open *next;
+	struct kl_open **link; /* the pointer that points here; NULL when not linked */
+	/* The loop closes: let go of everything, without a call of user code. */
+	void (*abandon)(struct kl_open *open);
+	/* The object that this is part of, for the collector. */
+	PyObject *owner;
+};
+
+/* Both move one reference on the owner: link takes it, unlink drops it. */
+void kl_open_link(LoopObject *loop, struct kl_open *open, PyObject *owner);
+void kl_open_unlink(struct kl_open *open);
+
+/*
+ * Visit the references that the list holds. A loop that calls it from its
+ * tp_traverse can be collected together with its open transports.
+ */
+int kl_open_objects_traverse(LoopObject *loop, visitproc visit, void *arg);
+
+/*
+ * The layout of asyncio's transports._FlowControlMixin, which every stream
+ * transport must be an instance of (loop.sendfile() checks it). Its slots but
+ * the first are shadowed by attributes of ours and stay empty.
+ */
+typedef struct {
+	PyObject_HEAD
+	PyObject *extra;
+	PyObject *shadowed[4];
+} TransportBase;
+
+typedef struct {
+	TransportBase base;
+	PyObject *weakrefs;
+	LoopObject *loop;
+	struct kl_open open;
+	struct kloop_stream *stream; /* NULL once it is closed */
+
+	PyObject *protocol;
+	PyObject *receive; /* bound data_received(), or get_buffer() if buffered */
+	PyObject *updated; /* bound buffer_updated(), if buffered */
+	PyObject *context; /* callbacks run in it */
+	PyObject *server;
+	PyObject *sock;   /* socket.socket; NULL until somebody asks for it */
+	PyObject *waiter; /* a future to wake after connection_made() */
+	PyObject *error;  /* for connection_lost() */
+	PyObject *lent;   /* memoryview of what a BufferedProtocol gave for the next large read */
+	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
+
+	size_t low_bytes, high_bytes; /* water marks */
+	int fd;                       /* stays after close, for repr */
+	unsigned dropped;             /* writes after the end */
+
+	bool buffered : 1;       /* the protocol is a BufferedProtocol */
+	bool reading : 1;        /* connection_made() was called, reading began */
+	bool paused : 1;         /* pause_reading() */
+	bool resuming : 1;       /* held bytes are scheduled for delivery */
+	bool eof_due : 1;        /* the peer ended, eof_received() is scheduled or awaits a resume */
+	bool stale : 1;          /* lent belongs to a protocol that was replaced */
+	bool write_paused : 1;   /* the protocol was told to stop */
+	bool eof : 1;            /* write_eof() */
+	bool closing : 1;        /* close() or an error */
+	bool lost : 1;           /* connection_lost() is scheduled or was called */
+	bool lost_done : 1;      /* connection_lost() was called */
+	bool fd_closed : 1;      /* the descriptor is given up */
+	bool abandoned : 1;      /* the loop was closed first */
+
+	unsigned char peer_length; /* of peer; 0: not known */
+	unsigned char peer[sizeof(struct sockaddr_in6)];
+} TransportObject;
+
+/* Names of positional parameters, in order; the first `required` must be there. */
+struct kl_signature {
+	const char *function;
+	int required;
+	int positional;
+	int total;
+	const char *names[10];
+};
+
+/* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
+int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *args,
+			Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
+
+/* Does the exception that is set leave run_forever()? */
+static inline bool kl_exception_is_exit(void)
+{
+	return PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) ||
+	       PyErr_ExceptionMatches(PyExc_SystemExit);
+}
+
+/* callable(*args) inside a context; args[-1] must be writable. */
+PyObject *kl_call_in_context(PyObject *context, PyObject *callable, PyObject **args,
+			     Py_ssize_t nargs);
+
+/*
+ * method(argument) in the transport's context; without a method that was looked
+ * up before, protocol.name(argument). argument may be NULL. In debug mode a
+ * call that takes long is logged.
+ */
+PyObject *kl_transport_call_method(TransportObject *self, PyObject *method, PyObject *name,
+				   PyObject *argument);
+
+static inline PyObject *kl_transport_call(TransportObject *self, PyObject *name,
+					  PyObject *argument)
+{
+	return kl_transport_call_method(self, NULL, name, argument);
+}
+
+/* server._attach() or server._detach(), which take the transport from Python 3.13 on. */
+PyObject *kl_transport_call_server(TransportObject *self, PyObject *server, PyObject *name);
+
+/* An exception of a callback whose failure closes nothing: tell the handler. Clears it. */
+void kl_transport_report(TransportObject *self, const char *message);
+
+/* A line in asyncio's log, in debug mode only; error may be NULL. */
+void kl_transport_debug(TransportObject *self, const char *text, PyObject *error);
+
+/* transport.c */
+int kl_transport_set_protocol(TransportObject *self, PyObject *protocol);
+
+/* transport_info.c */
+extern PyGetSetDef kl_transport_getset[];
+PyObject *kl_transport_repr(PyObject *op);
+PyObject *kl_transport_get_extra_info(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+				      PyObject *kwnames);
+void kl_transport_capture_peer(TransportObject *self);
+
+/* transport_read.c */
+void kl_transport_on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user);
+int kl_transport_on_alloc(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
+			  size_t *ret_bytes, void *user);
+void kl_transport_on_eof(struct kloop_stream *stream, void *user);
+void kl_transport_release_lent(TransportObject *self);
+int kl_transport_start_read(TransportObject *self);
+PyObject *kl_transport_pause_reading(PyObject *op, PyObject *unused);
+PyObject *kl_transport_resume_reading(PyObject *op, PyObject *unused);
+PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
+
+/* transport_write.c */
+void kl_transport_on_drain(struct kloop_stream *stream, void *user);
+size_t kl_transport_write_bytes(const TransportObject *self);
+PyObject *kl_transport_write(PyObject *op, PyObject *data);
+PyObject *kl_transport_writelines(PyObject *op, PyObject *list);
+PyObject *kl_transport_write_eof(PyObject *op, PyObject *unused);
+PyObject *kl_transport_can_write_eof(PyObject *op, PyObject *unused);
+PyObject *kl_transport_get_write_buffer_size(PyObject *op, PyObject *unused);
+PyObject *kl_transport_get_write_buffer_limits(PyObject *op, PyObject *unused);
+PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
+					       Py_ssize_t nargs, PyObject *kwnames);
+
+/* transport_close.c */
+void kl_transport_on_error(struct kloop_stream *stream, int error, void *user);
+void kl_transport_on_close(struct kloop_stream *stream, void *user);
+void kl_transport_abandon(struct kl_open *open);
+int kl_transport_close_now(TransportObject *self);
+void kl_transport_close_fd(TransportObject *self);
+PyObject *kl_transport_close(PyObject *op, PyObject *unused);
+PyObject *kl_transport_abort(PyObject *op, PyObject *unused);
+PyObject *kl_transport_is_closing(PyObject *op, PyObject *unused);
+PyObject *kl_transport_force_close(PyObject *op, PyObject *exception);
+/*
+ * The exception that is set ends the transport: tell whom it concerns and
+ * schedule connection_lost(). KeyboardInterrupt and SystemExit end the run
+ * instead. Clears the exception.
+ */
+void kl_transport_fatal(TransportObject *self, const char *message);
+
+#endif

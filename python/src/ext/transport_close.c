@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * The end of a transport: close, abort, errors, connection_lost().
+ *
+ * Two things end independently. connection_lost() is called once: in the next
+ * iteration after an abort, an error or a close with nothing left to send, or
+ * when the stream has sent everything. The stream ends when the kernel has let
+ * go of all that was lent. The descriptor is closed after both, so that it is
+ * still there inside connection_lost(), as with asyncio.
+ */
+#include "transport.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+/* ---- the descriptor -------------------------------------------------- */
+
+/* Close the descriptor, through its socket object if there is one. Keeps a set exception. */
+void kl_transport_close_fd(TransportObject *self)
+{
+	PyObject *pending, *result;
+
+	if (self->fd_closed)
+		return;
+	self->fd_closed = true;
+	if (self->sock == NULL) {
+		close(self->fd);
+		return;
+	}
+	pending = kl_exception_take();
+	result = PyObject_CallMethodNoArgs(self->sock, self->loop->state->names.close);
+	if (result == NULL)
+		PyErr_WriteUnraisable(self->sock);
+	Py_XDECREF(result);
+	if (pending != NULL)
+		kl_exception_give(pending);
+}
+
+/* Both ends are reached: the object may go. */
+static void maybe_finish(TransportObject *self)
+{
+	if (!self->lost_done || self->stream != NULL || self->open.link == NULL)
+		return;
+	kl_transport_close_fd(self);
+	kl_open_unlink(&self->open); /* may free self */
+}
+
+/* ---- connection_lost() ----------------------------------------------- */
+
+static void detach_server(TransportObject *self)
+{
+	PyObject *server = self->server;
+	PyObject *result;
+
+	self->server = NULL;
+	if (server == NULL)
+		return;
+	result = kl_transport_call_server(self, server, self->loop->state->names._detach);
+	if (result == NULL)
+		kl_transport_report(self, "Exception in callback Server._detach()");
+	Py_XDECREF(result);
+	Py_DECREF(server);
+}
+
+/* Call connection_lost() and let go of the protocol and the server. */
+static void call_lost(TransportObject *self)
+{
+	PyObject *error = self->error;
+	PyObject *result = NULL;
+
+	self->lost = true;
+	self->lost_done = true;
+	self->error = NULL;
+	if (self->protocol != NULL) {
+		result = kl_transport_call(self, self->loop->state->names.connection_lost,
+					   error != NULL ? error : Py_None);
+		if (result == NULL)
+			kl_transport_report(self, "Exception in callback protocol.connection_lost()");
+		Py_XDECREF(result);
+	}
+	Py_XDECREF(error);
+	Py_CLEAR(self->protocol);
+	Py_CLEAR(self->receive);
+	Py_CLEAR(self->updated);
+	Py_CLEAR(self->held);
+	detach_server(self);
+}
+
+static void run_lost(PyObject *owner)
+{
+	TransportObject *self = (TransportObject *)owner;
+
+	if (!self->lost_done)
+		call_lost(self);
+	maybe_finish(self);
+}
+
+/* connection_lost(error) in the next iteration. 0, or -1 with an error set. */
+static int schedule_lost(TransportObject *self, PyObject *error)
+{
+	self->lost = true;
+	self->dropped++;
+	if (error != NULL && error != Py_None) {
+		Py_INCREF(error);
+		Py_XSETREF(self->error, error);
+	}
+	if (kl_check_closed(self->loop) < 0)
+		return -1;
+	return kl_call_soon_c(self->loop, run_lost, (PyObject *)self);
+}
+
+/* ---- close and abort ------------------------------------------------- */
+
+/* 0, or -1 with an error set. */
+int kl_transport_close_now(TransportObject *self)
+{
+	bool empty = kl_transport_write_bytes(self) == 0;
+
+	if (self->closing)
+		return 0;
+	self->closing = true;
+	if (self->stream != NULL)
+		kloop_stream_close(self->stream);
+	/* Otherwise connection_lost() waits for the stream's end: on_close. */
+	if (empty || self->stream == NULL)
+		return schedule_lost(self, NULL);
+	self->dropped++;
+	return 0;
+}
+
+/* As asyncio's _force_close(): what is queued is dropped. 0, or -1 with an error set. */
+static int force_close(TransportObject *self, PyObject *error)
+{
+	if (self->lost)
+		return 0;
+	self->closing = true;
+	if (self->stream != NULL)
+		kloop_stream_abort(self->stream);
+	return schedule_lost(self, error);
+}
+
+/* The end of a method: nothing may be done from another thread than the loop's. */
+static PyObject *end_from_python(PyObject *op, PyObject *error, bool force)
+{
+	TransportObject *self = (TransportObject *)op;
+	int result;
+
+	if (!kl_on_loop_thread(self->loop))
+		result = kl_raise_wrong_thread();
+	else
+		result = force ? force_close(self, error) : kl_transport_close_now(self);
+	if (result < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+PyObject *kl_transport_close(PyObject *op, PyObject *unused)
+{
+	(void)unused;
+	return end_from_python(op, NULL, false);
+}
+
+PyObject *kl_transport_abort(PyObject *op, PyObject *unused)
+{
+	(void)unused;
+	return end_from_python(op, NULL, true);
+}
+
+PyObject *kl_transport_force_close(PyObject *op, PyObject *exception)
+{
+	return end_from_python(op, exception, true);
+}
+
+PyObject *kl_transport_is_closing(PyObject *op, PyObject *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(((TransportObject *)op)->closing);
+}
+
+/* ---- errors ---------------------------------------------------------- */
+
+/* As asyncio's _fatal_error(): a broken connection is told in debug mode only. */
+static void fatal_error(TransportObject *self, PyObject *error, const char *message)
+{
+	if (!PyErr_GivenExceptionMatches(error, PyExc_OSError))
+		kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
+					  "protocol",
+					  self->protocol != NULL ? self->protocol : Py_None);
+	else
+		kl_transport_debug(self, message, error);
+	if (force_close(self, error) < 0)
+		PyErr_WriteUnraisable((PyObject *)self);
+}
+
+void kl_transport_fatal(TransportObject *self, const char *message)
+{
+	PyObject *error;
+
+	if (kl_exception_is_exit()) {
+		kl_report_exception(self->loop, message, "transport", (PyObject *)self);
+		return;
+	}
+	error = kl_exception_take();
+	if (error == NULL)
+		return;
+	fatal_error(self, error, message);
+	Py_DECREF(error);
+}
+
+void kl_transport_on_error(struct kloop_stream *stream, int error, void *user)
+{
+	TransportObject *self = user;
+	PyObject *exception;
+
+	(void)stream;
+	kl_py_enter(self->loop);
+	kl_transport_release_lent(self);
+	if (self->lost)
+		return;
+	exception = kl_os_exception(error);
+	if (exception == NULL) {
+		kl_transport_fatal(self, "Fatal error on transport");
+		return;
+	}
+	fatal_error(self, exception, error == -EPIPE ? "Fatal write error on socket transport"
+						     : "Fatal read error on socket transport");
+	Py_DECREF(exception);
+}
+
+/* ---- the stream's end ------------------------------------------------ */
+
+void kl_transport_on_close(struct kloop_stream *stream, void *user)
+{
+	TransportObject *self = user;
+
+	(void)stream;
+	kl_py_enter(self->loop);
+	self->stream = NULL;
+	kl_transport_release_lent(self);
+	if (self->abandoned && !self->lost_done) {
+		kl_open_unlink(&self->open);
+		return;
+	}
+	/* A close that had to send first, or a loop that is freed without a close. */
+	if (!self->lost)
+		call_lost(self);
+	maybe_finish(self);
+}
+
+/*
+ * The loop closes. Protocols are not called any more; the descriptor stays
+ * open until the transport goes, which then warns, as asyncio's does.
+ */
+void kl_transport_abandon(struct kl_open *open)
+{
+	TransportObject *self = (TransportObject *)open->owner;
+
+	self->abandoned = true;
+	if (self->stream != NULL)
+		kloop_stream_abort(self->stream);
+	else
+		kl_open_unlink(open);
+}

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/* How transports come to be: accepted, or over a socket of the caller's. */
+#include "transport.h"
+
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static const struct kloop_stream_handlers handlers = {
+	.size = sizeof(handlers),
+	.on_data = kl_transport_on_data,
+	.on_alloc = kl_transport_on_alloc,
+	.on_eof = kl_transport_on_eof,
+	.on_error = kl_transport_on_error,
+	.on_drain = kl_transport_on_drain,
+	.on_close = kl_transport_on_close,
+};
+
+/* ---- creation -------------------------------------------------------- */
+
+/* A transport that is not yet connected with anything; takes the context's reference. */
+static TransportObject *transport_new(LoopObject *loop, int fd, PyObject *context)
+{
+	PyTypeObject *type = loop->state->transport_type;
+	TransportObject *self;
+
+	if (context == NULL)
+		return NULL;
+	self = (TransportObject *)type->tp_alloc(type, 0);
+	if (self == NULL) {
+		Py_DECREF(context);
+		return NULL;
+	}
+	Py_INCREF(loop);
+	self->loop = loop;
+	self->context = context;
+	self->fd = fd;
+	self->fd_closed = true; /* not ours yet */
+	self->low_bytes = 16 * 1024;
+	self->high_bytes = 64 * 1024;
+	self->open.abandon = kl_transport_abandon;
+	return self;
+}
+
+/*
+ * Open the stream, attach to the server, and link into the loop. From then on
+ * the transport owns the descriptor. 0, or -1 with an error set.
+ */
+static int transport_open(TransportObject *self, PyObject *server)
+{
+	struct kl_state *state = self->loop->state;
+	PyObject *attached;
+	int result;
+
+	if (server != NULL && server != Py_None) {
+		attached = kl_transport_call_server(self, server, state->names._attach);
+		if (attached == NULL)
+			return -1;
+		Py_DECREF(attached);
+		Py_INCREF(server);
+		self->server = server;
+	}
+	result = kloop_stream_new(self->loop->loop, self->fd, KLOOP_STREAM_KEEP_FD, &handlers, self,
+				  &self->stream);
+	if (result < 0) {
+		kl_raise(state, result);
+		return -1;
+	}
+	self->fd_closed = false;
+	kl_open_link(self->loop, &self->open, (PyObject *)self);
+	return 0;
+}
+
+/* futures._set_result_unless_cancelled(waiter, None) */
+static void wake_waiter(TransportObject *self)
+{
+	struct kl_state *state = self->loop->state;
+	PyObject *waiter = self->waiter;
+	PyObject *result;
+	int cancelled = -1;
+
+	self->waiter = NULL;
+	if (waiter == NULL)
+		return;
+	result = PyObject_CallMethodNoArgs(waiter, state->names.cancelled);
+	if (result != NULL) {
+		cancelled = PyObject_IsTrue(result);
+		Py_DECREF(result);
+	}
+	result = NULL;
+	if (cancelled == 0)
+		result = PyObject_CallMethodOneArg(waiter, state->names.set_result, Py_None);
+	if (result == NULL && cancelled != 1)
+		kl_transport_report(self, "Exception in callback waiter.set_result()");
+	Py_XDECREF(result);
+	Py_DECREF(waiter);
+}
+
+/* connection_made(), then reading, then the waiter: asyncio's order. */
+static void run_made(PyObject *owner)
+{
+	TransportObject *self = (TransportObject *)owner;
+	PyObject *result;
+
+	if (self->protocol != NULL) {
+		result = kl_transport_call(self, self->loop->state->names.connection_made, owner);
+		if (result == NULL)
+			kl_transport_report(self, "Exception in callback protocol.connection_made()");
+		Py_XDECREF(result);
+	}
+	if (kl_transport_start_read(self) < 0)
+		kl_transport_fatal(self, "Fatal read error on socket transport");
+	wake_waiter(self);
+}
+
+/* Let go of a transport that never opened: no warning, the descriptor stays the caller's. */
+static void transport_discard(TransportObject *self)
+{
+	struct kl_state *state = self->loop->state;
+	PyObject *pending, *result;
+
+	if (self->server != NULL) {
+		pending = kl_exception_take();
+		result = kl_transport_call_server(self, self->server, state->names._detach);
+		if (result == NULL)
+			PyErr_WriteUnraisable(self->server);
+		Py_XDECREF(result);
+		if (pending != NULL)
+			kl_exception_give(pending);
+		Py_CLEAR(self->server);
+	}
+	Py_DECREF(self);
+}
+
+/* ---- accepted connections -------------------------------------------- */
+
+int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, PyObject *server,
+			PyObject *context)
+{
+	/* A context of its own: what one connection sets no other sees. */
+	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
+	TransportObject *self = transport_new(loop, fd, own);
+	PyObject *stack[1] = {NULL};
+	PyObject *protocol;
+	int result = -1;
+
+	if (self == NULL) {
+		close(fd);
+		return -1;
+	}
+	protocol = kl_call_in_context(self->context, protocol_factory, stack + 1, 0);
+	if (protocol != NULL) {
+		result = kl_transport_set_protocol(self, protocol);
+		Py_DECREF(protocol);
+	}
+	if (result == 0)
+		result = transport_open(self, server);
+	if (result < 0) {
+		transport_discard(self);
+		close(fd);
+		return -1;
+	}
+	kl_transport_capture_peer(self);
+	run_made((PyObject *)self);
+	Py_DECREF(self);
+	return 0;
+}
+
+/* ---- loop._make_socket_transport() ----------------------------------- */
+
+/* Make it visible to the loop's check for descriptors that transports use. */
+static int register_transport(TransportObject *self)
+{
+	PyObject *key;
+	int result = -1;
+
+	if (self->loop->transports == NULL)
+		return 0;
+	key = PyLong_FromLong(self->fd);
+	if (key != NULL)
+		result = PyObject_SetItem(self->loop->transports, key, (PyObject *)self);
+	Py_XDECREF(key);
+	return result;
+}
+
+/* Everything that can fail before the descriptor is taken over. */
+static int prepare(TransportObject *self, PyObject *protocol, PyObject *waiter, PyObject *extra)
+{
+	if (extra != NULL && extra != Py_None) {
+		if (!PyDict_Check(extra)) {
+			PyErr_SetString(PyExc_TypeError, "extra must be a dict or None");
+			return -1;
+		}
+		Py_INCREF(extra);
+		self->base.extra = extra;
+	}
+	if (waiter != NULL && waiter != Py_None) {
+		Py_INCREF(waiter);
+		self->waiter = waiter;
+	}
+	if (kl_transport_set_protocol(self, protocol) < 0)
+		return -1;
+	return register_transport(self);
+}
+
+PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *args,
+					Py_ssize_t nargs, PyObject *kwnames)
+{
+	static const struct kl_signature signature = {
+		"_make_socket_transport", 2, 3, 6,
+		{"sock", "protocol", "waiter", "extra", "server", "context"}};
+	LoopObject *loop = (LoopObject *)loop_object;
+	PyObject *values[6], *context;
+	TransportObject *self;
+	int fd, on = 1;
+
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
+	    kl_check_closed(loop) < 0)
+		return NULL;
+	fd = PyObject_AsFileDescriptor(values[0]);
+	if (fd < 0)
+		return NULL;
+	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
+							    : PyContext_CopyCurrent();
+	self = transport_new(loop, fd, context);
+	if (self == NULL)
+		return NULL;
+	Py_INCREF(values[0]);
+	self->sock = values[0];
+	if (prepare(self, values[1], values[2], values[3]) < 0 ||
+	    transport_open(self, values[4]) < 0) {
+		transport_discard(self);
+		return NULL;
+	}
+	/* Small writes must not wait for the peer; a Unix socket refuses, and has no need. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	kl_transport_capture_peer(self);
+	if (kl_call_soon_c(loop, run_made, (PyObject *)self) < 0) {
+		self->lost_done = self->lost = self->closing = true;
+		kloop_stream_abort(self->stream);
+		Py_DECREF(self);
+		return NULL;
+	}
+	return (PyObject *)self;
+}

@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * From the stream to the protocol: data_received(), get_buffer() and
+ * buffer_updated(), eof_received(), pausing.
+ *
+ * Reads arrive in the loop's buffers and are copied once, into the bytes object
+ * that the protocol gets. Large reads of a BufferedProtocol are written by the
+ * kernel straight into its memory.
+ */
+#include "transport.h"
+
+#include <string.h>
+
+/* ---- memory for large reads ------------------------------------------ */
+
+/* The stream has no more claim on the memory that on_alloc gave it. */
+void kl_transport_release_lent(TransportObject *self)
+{
+	self->stale = false;
+	Py_CLEAR(self->lent);
+}
+
+/* get_buffer(hint) as a writable, contiguous view that is not empty, or -1 with an error set. */
+static int get_buffer(TransportObject *self, Py_ssize_t hint, PyObject **ret_object,
+		      Py_buffer *ret_view)
+{
+	PyObject *number = PyLong_FromSsize_t(hint);
+	PyObject *object = NULL;
+	Py_ssize_t length;
+
+	if (number != NULL)
+		object = kl_transport_call_method(
+			self, self->receive, self->loop->state->names.get_buffer, number);
+	Py_XDECREF(number);
+	if (object == NULL)
+		return -1;
+	length = PyObject_Size(object);
+	if (length == 0)
+		PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+	if (length <= 0 || PyObject_GetBuffer(object, ret_view, PyBUF_WRITABLE) < 0) {
+		Py_DECREF(object);
+		return -1;
+	}
+	if (ret_view->len == 0) { /* its elements have no size */
+		PyErr_SetString(PyExc_BufferError, "get_buffer() returned a buffer without bytes");
+		PyBuffer_Release(ret_view);
+		Py_DECREF(object);
+		return -1;
+	}
+	*ret_object = object;
+	return 0;
+}
+
+static void get_buffer_failed(TransportObject *self)
+{
+	kl_transport_fatal(self, "Fatal error: protocol.get_buffer() call failed.");
+}
+
+static int alloc_buffered(TransportObject *self, void **ret_buffer, size_t *ret_bytes)
+{
+	PyObject *object;
+	Py_buffer view;
+
+	if (get_buffer(self, -1, &object, &view) < 0) {
+		get_buffer_failed(self);
+		return -ECANCELED;
+	}
+	/* The memoryview is what pins the memory from here on. */
+	self->lent = PyMemoryView_FromObject(object);
+	*ret_buffer = view.buf;
+	*ret_bytes = (size_t)view.len;
+	PyBuffer_Release(&view);
+	Py_DECREF(object);
+	if (self->lent == NULL) {
+		get_buffer_failed(self);
+		return -ECANCELED;
+	}
+	return 0;
+}
+
+int kl_transport_on_alloc(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
+			  size_t *ret_bytes, void *user)
+{
+	TransportObject *self = user;
+
+	(void)stream;
+	(void)suggested;
+	kl_py_enter(self->loop);
+	kl_transport_release_lent(self);
+	/*
+	 * Only for memory of the protocol's own. The body of a bytes object
+	 * lies where malloc() puts it, a few bytes behind the begin of a page,
+	 * and there the kernel's copy takes far longer than a copy into the
+	 * loop's aligned buffer and another one from that.
+	 */
+	if (self->protocol == NULL || self->lost || !self->buffered)
+		return -ECANCELED;
+	return alloc_buffered(self, ret_buffer, ret_bytes);
+}
+
+/* ---- delivery -------------------------------------------------------- */
+
+/* data_received(object); steals the reference. */
+static void deliver_bytes(TransportObject *self, PyObject *object)
+{
+	PyObject *result = kl_transport_call_method(
+		self, self->receive, self->loop->state->names.data_received, object);
+
+	Py_DECREF(object);
+	if (result == NULL)
+		kl_transport_fatal(self, "Fatal error: protocol.data_received() call failed.");
+	else
+		Py_DECREF(result);
+}
+
+/* buffer_updated(bytes). Returns false after an error. */
+static bool deliver_updated(TransportObject *self, size_t bytes)
+{
+	PyObject *number = PyLong_FromSize_t(bytes);
+	PyObject *result = NULL;
+
+	if (number != NULL)
+		result = kl_transport_call_method(
+			self, self->updated, self->loop->state->names.buffer_updated, number);
+	Py_XDECREF(number);
+	if (result == NULL) {
+		kl_transport_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
+		return false;
+	}
+	Py_DECREF(result);
+	return true;
+}
+
+/* Copy as much as the protocol's buffer takes; 0 after an error or the end. */
+static size_t deliver_piece(TransportObject *self, const char *data, size_t bytes)
+{
+	PyObject *object;
+	Py_buffer view;
+
+	if (get_buffer(self, (Py_ssize_t)bytes, &object, &view) < 0) {
+		get_buffer_failed(self);
+		return 0;
+	}
+	if ((size_t)view.len < bytes)
+		bytes = (size_t)view.len;
+	memcpy(view.buf, data, bytes);
+	PyBuffer_Release(&view);
+	Py_DECREF(object);
+	if (self->lost || !deliver_updated(self, bytes))
+		return 0;
+	return bytes;
+}
+
+/*
+ * Hand bytes to whatever protocol is there. A BufferedProtocol may take them
+ * in pieces and may pause, close or be replaced after each; what it did not
+ * take because it paused is held until it resumes.
+ */
+static void deliver(TransportObject *self, const char *data, size_t bytes)
+{
+	PyObject *object;
+
+	while (bytes != 0 && !self->lost && !self->closing && self->protocol != NULL) {
+		size_t taken = bytes;
+
+		if (self->paused) {
+			self->held = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
+			if (self->held == NULL)
+				kl_transport_fatal(self, "Fatal read error on socket transport");
+			break;
+		}
+		if (self->buffered) {
+			taken = deliver_piece(self, data, bytes);
+		} else {
+			object = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
+			if (object != NULL)
+				deliver_bytes(self, object);
+			else
+				kl_transport_fatal(self, "Fatal read error on socket transport");
+		}
+		if (taken == 0)
+			break;
+		data += taken;
+		bytes -= taken;
+	}
+}
+
+void kl_transport_on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user)
+{
+	TransportObject *self = user;
+
+	(void)stream;
+	kl_py_enter(self->loop);
+	if (self->lost || self->closing || self->protocol == NULL)
+		return;
+	if (self->lent != NULL && data == PyMemoryView_GET_BUFFER(self->lent)->buf) {
+		if (!self->stale) {
+			/* Its export ends first: the protocol may want to resize its memory. */
+			kl_transport_release_lent(self);
+			(void)deliver_updated(self, bytes);
+			return;
+		}
+		/* It was asked for on behalf of another protocol: plain bytes for this one. */
+		deliver(self, data, bytes);
+		kl_transport_release_lent(self);
+		return;
+	}
+	if (self->lent != NULL)
+		kl_transport_release_lent(self);
+	deliver(self, data, bytes);
+}
+
+static void run_eof(PyObject *owner)
+{
+	TransportObject *self = (TransportObject *)owner;
+	PyObject *result;
+	int keep_open = -1;
+
+	if (!self->eof_due || self->paused)
+		return;
+	self->eof_due = false;
+	if (self->lost || self->closing || self->protocol == NULL)
+		return;
+	kl_transport_debug(self, "received EOF", NULL);
+	result = kl_transport_call(self, self->loop->state->names.eof_received, NULL);
+	if (result != NULL) {
+		keep_open = PyObject_IsTrue(result);
+		Py_DECREF(result);
+	}
+	if (keep_open < 0)
+		kl_transport_fatal(self, "Fatal error: protocol.eof_received() call failed.");
+	else if (keep_open == 0 && kl_transport_close_now(self) < 0)
+		kl_transport_fatal(self, "Fatal error on transport");
+}
+
+/*
+ * What data_received() scheduled runs before eof_received(), as it does where
+ * each is read by a select of its own: aiohttp's handler, for one, takes a
+ * connection that is lost before its first step for a mistake.
+ */
+void kl_transport_on_eof(struct kloop_stream *stream, void *user)
+{
+	TransportObject *self = user;
+
+	(void)stream;
+	kl_py_enter(self->loop);
+	kl_transport_release_lent(self);
+	if (self->lost || self->closing || self->protocol == NULL)
+		return;
+	self->eof_due = true;
+	if (kl_call_soon_c(self->loop, run_eof, (PyObject *)self) < 0)
+		kl_transport_fatal(self, "Fatal error on transport");
+}
+
+/* ---- pausing --------------------------------------------------------- */
+
+/* 0, or -1 with an error set. A stream that has ended is no error. */
+int kl_transport_start_read(TransportObject *self)
+{
+	int result;
+
+	self->reading = true;
+	if (self->stream == NULL || self->closing || self->paused)
+		return 0;
+	result = kloop_stream_start_read(self->stream);
+	if (result < 0 && result != -ESTALE) {
+		kl_raise(self->loop->state, result);
+		return -1;
+	}
+	return 0;
+}
+
+/* What was held comes before anything new. */
+static void run_held(PyObject *owner)
+{
+	TransportObject *self = (TransportObject *)owner;
+	PyObject *held = self->held;
+
+	self->resuming = false;
+	if (held == NULL || self->paused)
+		return;
+	self->held = NULL;
+	deliver(self, PyBytes_AS_STRING(held), (size_t)PyBytes_GET_SIZE(held));
+	Py_DECREF(held);
+	if (self->held == NULL && kl_transport_start_read(self) < 0)
+		kl_transport_fatal(self, "Fatal read error on socket transport");
+}
+
+PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	(void)unused;
+	return PyBool_FromLong(!self->paused && !self->closing);
+}
+
+PyObject *kl_transport_pause_reading(PyObject *op, PyObject *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	(void)unused;
+	if (!kl_on_loop_thread(self->loop) && kl_raise_wrong_thread() < 0)
+		return NULL;
+	if (self->closing || self->paused)
+		Py_RETURN_NONE;
+	self->paused = true;
+	if (self->stream != NULL && self->reading)
+		(void)kloop_stream_stop_read(self->stream);
+	kl_transport_debug(self, "pauses reading", NULL);
+	Py_RETURN_NONE;
+}
+
+PyObject *kl_transport_resume_reading(PyObject *op, PyObject *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	(void)unused;
+	if (!kl_on_loop_thread(self->loop) && kl_raise_wrong_thread() < 0)
+		return NULL;
+	if (self->closing || !self->paused)
+		Py_RETURN_NONE;
+	self->paused = false;
+	if (self->held != NULL) {
+		if (!self->resuming) {
+			if (kl_call_soon_c(self->loop, run_held, op) < 0)
+				return NULL;
+			self->resuming = true;
+		}
+	} else if (self->eof_due) {
+		if (kl_call_soon_c(self->loop, run_eof, op) < 0)
+			return NULL;
+	} else if (self->reading && kl_transport_start_read(self) < 0) {
+		/* Before connection_made() it is that one's end which starts to read. */
+		return NULL;
+	}
+	kl_transport_debug(self, "resumes reading", NULL);
+	Py_RETURN_NONE;
+}

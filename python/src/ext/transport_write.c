@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * From the caller to the stream, and flow control.
+ *
+ * What is written during one iteration leaves as one send at the start of the
+ * next turn. A large message goes to the socket at once, as far as the socket
+ * takes it: no memory is held then, and a protocol is not paused for data that
+ * is gone already. A bytes object is lent to the kernel rather than copied;
+ * memory that the caller may change is copied.
+ */
+#include "transport.h"
+
+#include <errno.h>
+
+/* Up to this size copying costs less than keeping the object and dropping it later. */
+#define COPY_MAX_BYTES 256
+
+/* From this size a message with nothing before it is sent at once. */
+#define SEND_NOW_BYTES (64 * 1024)
+
+/* asyncio's constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
+#define LOST_WRITES_BEFORE_WARNING 5
+
+size_t kl_transport_write_bytes(const TransportObject *self)
+{
+	return self->stream != NULL ? kloop_stream_get_write_bytes(self->stream) : 0;
+}
+
+/* A write was completed, failed or given up: runs without the GIL perhaps. */
+static void release_bytes(void *owner, int status, void *user)
+{
+	TransportObject *self = user;
+
+	(void)status;
+	kl_drop_later(self->loop, owner);
+}
+
+/* ---- flow control ---------------------------------------------------- */
+
+/*
+ * The result of pause_writing() or resume_writing(). 0, or -1 with the one
+ * kind of exception set that is not the handler's business.
+ */
+static int check_flow_call(TransportObject *self, PyObject *result, const char *message)
+{
+	if (result != NULL) {
+		Py_DECREF(result);
+		return 0;
+	}
+	if (kl_exception_is_exit())
+		return -1;
+	kl_transport_report(self, message);
+	return 0;
+}
+
+/* 0, or -1 with KeyboardInterrupt or SystemExit set. */
+static int maybe_pause(TransportObject *self)
+{
+	PyObject *protocol = self->protocol;
+	PyObject *result;
+
+	if (self->write_paused || kl_transport_write_bytes(self) <= self->high_bytes ||
+	    protocol == NULL)
+		return 0;
+	self->write_paused = true;
+	Py_INCREF(protocol);
+	result = PyObject_CallMethodNoArgs(protocol, self->loop->state->names.pause_writing);
+	Py_DECREF(protocol);
+	return check_flow_call(self, result, "protocol.pause_writing() failed");
+}
+
+void kl_transport_on_drain(struct kloop_stream *stream, void *user)
+{
+	TransportObject *self = user;
+	PyObject *result;
+
+	(void)stream;
+	if (!self->write_paused)
+		return;
+	kl_py_enter(self->loop);
+	self->write_paused = false;
+	if (self->protocol == NULL || self->lost)
+		return;
+	result = kl_transport_call(self, self->loop->state->names.resume_writing, NULL);
+	if (check_flow_call(self, result, "protocol.resume_writing() failed") < 0)
+		kl_transport_fatal(self, "protocol.resume_writing() failed");
+}
+
+PyObject *kl_transport_get_write_buffer_size(PyObject *op, PyObject *unused)
+{
+	(void)unused;
+	return PyLong_FromSize_t(kl_transport_write_bytes((TransportObject *)op));
+}
+
+PyObject *kl_transport_get_write_buffer_limits(PyObject *op, PyObject *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	(void)unused;
+	return Py_BuildValue("(nn)", (Py_ssize_t)self->low_bytes, (Py_ssize_t)self->high_bytes);
+}
+
+/* A limit as a number; absent or None is -1, and *given false. */
+static int limit_argument(PyObject *value, bool *given, Py_ssize_t *ret_bytes)
+{
+	*given = value != NULL && value != Py_None;
+	*ret_bytes = -1;
+	if (!*given)
+		return 0;
+	*ret_bytes = PyNumber_AsSsize_t(value, NULL);
+	return *ret_bytes == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
+					       Py_ssize_t nargs, PyObject *kwnames)
+{
+	static const struct kl_signature signature = {
+		"set_write_buffer_limits", 0, 2, 2, {"high", "low"}};
+	TransportObject *self = (TransportObject *)op;
+	PyObject *values[2];
+	Py_ssize_t high, low;
+	bool has_high, has_low;
+
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
+	    limit_argument(values[0], &has_high, &high) < 0 ||
+	    limit_argument(values[1], &has_low, &low) < 0)
+		return NULL;
+	if (!has_high && !has_low)
+		high = 64 * 1024;
+	else if (!has_high)
+		high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
+	if (!has_low)
+		low = high / 4;
+	if (!(high >= low && low >= 0))
+		return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
+				    high, low);
+	self->high_bytes = (size_t)high;
+	self->low_bytes = (size_t)low;
+	if (self->stream != NULL &&
+	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0)
+		return PyErr_Format(PyExc_RuntimeError, "the stream refused its water marks");
+	if (maybe_pause(self) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+/* ---- writing --------------------------------------------------------- */
+
+/* A write that goes nowhere: count, and warn when the caller does not notice. */
+static int drop_write(TransportObject *self)
+{
+	PyObject *module, *logger, *result;
+
+	if (self->dropped < LOST_WRITES_BEFORE_WARNING) {
+		self->dropped++;
+		return 0;
+	}
+	module = PyImport_ImportModule("asyncio.log");
+	logger = module != NULL ? PyObject_GetAttrString(module, "logger") : NULL;
+	result = logger != NULL ? PyObject_CallMethod(logger, "warning", "s",
+						      "socket.send() raised exception.")
+				: NULL;
+	Py_XDECREF(module);
+	Py_XDECREF(logger);
+	Py_XDECREF(result);
+	return result != NULL ? 0 : -1;
+}
+
+/* The stream took nothing: 0, or -1 with an error set where the caller must know at once. */
+static int refused(TransportObject *self, int error)
+{
+	switch (error) {
+	case -ESTALE:
+		return drop_write(self);
+	case -EPERM:
+		return kl_raise_wrong_thread();
+	case -ENOMEM:
+	case -EINVAL:
+	case -ECHILD:
+		kl_raise(self->loop->state, error);
+		return -1;
+	default:
+		return 0; /* the connection broke: on_error tells it */
+	}
+}
+
+/*
+ * Queue bytes. owner: a bytes object that holds them and can be lent, or NULL
+ * to have them copied. 0, or -1 with an error set; a broken connection is no
+ * error here, connection_lost() tells about it.
+ */
+static int queue(TransportObject *self, const char *data, size_t bytes, PyObject *owner)
+{
+	struct kloop_stream *stream = self->stream;
+	int result;
+
+	if (bytes == 0)
+		return 0;
+	if (self->closing || stream == NULL)
+		return drop_write(self);
+	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes) {
+		ptrdiff_t taken = kloop_stream_try_write(stream, data, bytes);
+
+		if (taken < 0)
+			return refused(self, (int)taken);
+		data += taken;
+		bytes -= (size_t)taken;
+		if (bytes == 0)
+			return 0;
+	}
+	if (owner != NULL && bytes > COPY_MAX_BYTES) {
+		result = kloop_stream_write(stream, data, bytes, release_bytes, owner);
+		if (result == 0)
+			Py_INCREF(owner);
+	} else {
+		result = kloop_stream_write(stream, data, bytes, NULL, NULL);
+	}
+	return result < 0 ? refused(self, result) : 0;
+}
+
+/* Queue any bytes-like object. 0, or -1 with an error set. */
+static int queue_object(TransportObject *self, PyObject *data)
+{
+	Py_buffer view;
+	int result;
+
+	if (PyBytes_CheckExact(data))
+		return queue(self, PyBytes_AS_STRING(data), (size_t)PyBytes_GET_SIZE(data), data);
+	if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0)
+		return -1;
+	result = queue(self, view.buf, (size_t)view.len, NULL);
+	PyBuffer_Release(&view);
+	return result;
+}
+
+static bool is_bytes_like(PyObject *data)
+{
+	return PyBytes_Check(data) || PyByteArray_Check(data) || PyMemoryView_Check(data);
+}
+
+PyObject *kl_transport_write(PyObject *op, PyObject *data)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	if (!is_bytes_like(data)) {
+		PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(data), "__name__");
+
+		if (name != NULL)
+			PyErr_Format(PyExc_TypeError,
+				     "data argument must be a bytes-like object, not %R", name);
+		Py_XDECREF(name);
+		return NULL;
+	}
+	if (self->eof) {
+		PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
+		return NULL;
+	}
+	if (queue_object(self, data) < 0 || maybe_pause(self) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+PyObject *kl_transport_writelines(PyObject *op, PyObject *list)
+{
+	TransportObject *self = (TransportObject *)op;
+	PyObject *items;
+	Py_ssize_t i;
+
+	if (self->eof) {
+#if PY_VERSION_HEX >= 0x030C0000
+		PyErr_SetString(PyExc_RuntimeError, "Cannot call writelines() after write_eof()");
+#else
+		PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
+#endif
+		return NULL;
+	}
+	items = PySequence_Tuple(list);
+	if (items == NULL)
+		return NULL;
+	/* All or nothing: look at every item before the first one is queued. */
+	for (i = 0; i < PyTuple_GET_SIZE(items); i++) {
+		PyObject *item = PyTuple_GET_ITEM(items, i);
+
+		if (!PyObject_CheckBuffer(item)) {
+			PyErr_Format(PyExc_TypeError,
+				     "sequence item %zd: expected a bytes-like object, %.80s found",
+				     i, Py_TYPE(item)->tp_name);
+			Py_DECREF(items);
+			return NULL;
+		}
+	}
+	for (i = 0; i < PyTuple_GET_SIZE(items); i++) {
+		if (queue_object(self, PyTuple_GET_ITEM(items, i)) < 0) {
+			Py_DECREF(items);
+			return NULL;
+		}
+	}
+	Py_DECREF(items);
+	if (maybe_pause(self) < 0)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
+PyObject *kl_transport_write_eof(PyObject *op, PyObject *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+	int result;
+
+	(void)unused;
+	if (self->closing || self->eof)
+		Py_RETURN_NONE;
+	self->eof = true;
+	result = self->stream != NULL ? kloop_stream_shutdown(self->stream) : 0;
+	if (result < 0 && result != -ESTALE)
+		return kl_raise(self->loop->state, result);
+	Py_RETURN_NONE;
+}
+
+PyObject *kl_transport_can_write_eof(PyObject *op, PyObject *unused)
+{
+	(void)op;
+	(void)unused;
+	Py_RETURN_TRUE;
+}

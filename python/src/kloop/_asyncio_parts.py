@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Parts of asyncio's own selector loop that work on any loop with readers and writers.
+
+They are functions of CPython's classes, taken from the running Python, so they
+follow its version. What is taken uses nothing of a loop but its public
+interface, _add_reader and its kin, and _csock and _ssock.
+
+Not taken is what calls super(), which is bound to the class it was written in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import threading
+import weakref
+from asyncio import selector_events, sslproto, unix_events
+from asyncio.log import logger
+
+_BORROWED = {
+    selector_events.BaseSelectorEventLoop: (
+        "_make_self_pipe", "_close_self_pipe", "_read_from_self",
+        "_ensure_fd_no_transport", "_sendfile_native"),
+    unix_events._UnixSelectorEventLoop: (
+        "add_signal_handler", "remove_signal_handler", "_handle_signal", "_check_signal",
+        "_process_self_data",
+        "create_unix_connection", "create_unix_server",
+        "_make_read_pipe_transport", "_make_write_pipe_transport",
+        "_sock_sendfile_native", "_sock_sendfile_native_impl",
+        "_sock_sendfile_update_filepos", "_sock_add_cancellation_callback"),
+}
+
+
+def _borrow(namespace: dict) -> None:
+    for owner, names in _BORROWED.items():
+        for name in names:
+            namespace[name] = vars(owner)[name]
+
+
+class _Watched:
+    """What repr() of asyncio's transports asks of loop._selector."""
+
+    def __init__(self, loop) -> None:
+        self._loop = weakref.ref(loop)
+
+    def get_key(self, fd):
+        """The SelectorKey of a descriptor that is watched; KeyError if it is not."""
+        loop = self._loop()
+        events = 0 if loop is None or loop.is_closed() else loop._watched_events(fd)
+        if not events:
+            raise KeyError(f"{fd!r} is not registered")
+        return selectors.SelectorKey(fd, fd, events, None)
+
+
+class SelectorParts:
+    """Signals, Unix sockets, datagrams, pipes, subprocesses and TLS from asyncio."""
+
+    _borrow(locals())
+
+    @property
+    def _selector(self):
+        return None if self.is_closed() else _Watched(self)
+
+    def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
+        self._ensure_fd_no_transport(sock)
+        return selector_events._SelectorDatagramTransport(
+            self, sock, protocol, address, waiter, extra)
+
+    def _make_ssl_transport(self, rawsock, protocol, sslcontext, waiter=None, *,
+                            server_side=False, server_hostname=None, extra=None, server=None,
+                            **options):
+        """options: the time-outs that this Python's SSLProtocol knows."""
+        ssl_protocol = sslproto.SSLProtocol(
+            self, protocol, sslcontext, waiter, server_side, server_hostname, **options)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        return ssl_protocol._app_transport
+
+    # ---- subprocesses
+
+    async def _make_subprocess_transport(self, protocol, args, shell, stdin, stdout, stderr,
+                                         bufsize, extra=None, **kwargs):
+        """As asyncio's, with a pidfd instead of a child watcher: any thread may do it."""
+        waiter = self.create_future()
+        transport = unix_events._UnixSubprocessTransport(
+            self, protocol, args, shell, stdin, stdout, stderr, bufsize,
+            waiter=waiter, extra=extra, **kwargs)
+        self._watch_child(transport)
+        try:
+            await waiter
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException:
+            transport.close()
+            await transport._wait()
+            raise
+        return transport
+
+    def _watch_child(self, transport) -> None:
+        pid = transport.get_pid()
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # A sandbox may deny it, and there may be no descriptor left: a thread can wait.
+            if error.errno == errno.ESRCH:
+                raise
+            threading.Thread(target=self._wait_for_child, args=(pid, transport),
+                             name=f"kloop-waitpid-{pid}", daemon=True).start()
+            return
+        self._add_reader(pidfd, self._child_ended, pidfd, pid, transport)
+
+    def _child_ended(self, pidfd, pid, transport) -> None:
+        self._remove_reader(pidfd)
+        os.close(pidfd)
+        # After what the child wrote and this iteration found.
+        self.call_soon(transport._process_exited, _reap(pid))
+
+    def _wait_for_child(self, pid, transport) -> None:
+        returncode = _reap(pid)
+        try:
+            self.call_soon_threadsafe(transport._process_exited, returncode)
+        except RuntimeError:
+            logger.warning("Loop %r that handles pid %r is closed", self, pid)
+
+
+def _reap(pid: int) -> int:
+    """Wait for a child that ended: its exit code, or the negative number of its signal."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        # Somebody else has waited for it; asyncio says 255 as well.
+        logger.warning("child process pid %d exit status already read: "
+                       " will report returncode 255", pid)
+        return 255
+    return unix_events.waitstatus_to_exitcode(status)

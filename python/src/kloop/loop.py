@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+"""The event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from asyncio import base_events
+from asyncio.log import logger
+
+from . import _kloop
+from ._asyncio_parts import SelectorParts
+
+
+class Loop(_kloop.Loop, SelectorParts, asyncio.BaseEventLoop):
+    """An asyncio event loop on io_uring.
+
+    What runs often is written in C on libkloop: callbacks, timers, streams,
+    servers, readers and writers, sock_*() calls. The rest is asyncio's own.
+
+    Options, all by keyword; None means libkloop's default:
+
+    sqpoll: let a thread of the kernel poll for submissions. It pays only where
+        it has a processor of its own.
+    sq_thread_idle_ms, sq_thread_cpu: after how long that thread sleeps, and the
+        processor it is pinned to (-1: any).
+    spin_ns: look for completions for so long before sleeping.
+    submission_entries, completion_entries: the sizes of the ring's queues.
+    receive_buffers, receive_buffer_bytes: the pool of buffers that streams
+        share; the number is a power of two.
+
+    Raises IoUringUnavailable where the kernel, its configuration or a sandbox
+    does not allow io_uring.
+    """
+
+    def __init__(self, *, sqpoll: bool = False, sq_thread_idle_ms: int = 0,
+                 sq_thread_cpu: int = -1, spin_ns: int | None = None,
+                 submission_entries: int | None = None, completion_entries: int | None = None,
+                 receive_buffers: int | None = None, receive_buffer_bytes: int | None = None,
+                 _without: int = 0) -> None:
+        self._open(
+            sqpoll=sqpoll, sq_thread_idle_ms=sq_thread_idle_ms, sq_thread_cpu=sq_thread_cpu,
+            spin_ns=spin_ns, submission_entries=submission_entries,
+            completion_entries=completion_entries, receive_buffers=receive_buffers,
+            receive_buffer_bytes=receive_buffer_bytes, without=_without)
+        super().__init__()
+        self._signal_handlers = {}
+        self._unix_server_sockets = {}
+        self._transports = weakref.WeakValueDictionary()
+        try:
+            self._make_self_pipe()
+        except BaseException:
+            self._close_ring()
+            raise
+
+    # BaseEventLoop.run_forever() calls it until _stopping is set. Ours returns
+    # only then: its loop of iterations is in C.
+    _run_once = _kloop.Loop._run
+
+    def run_forever(self) -> None:
+        """Run until stop() is called."""
+        # First of all: Python 3.13.0 cleans up after a run that it refuses.
+        self._check_closed()
+        self._check_running()
+        claimed = self._claim_signals()
+        try:
+            super().run_forever()
+        finally:
+            if claimed and not self._signal_handlers:
+                signal.set_wakeup_fd(-1)
+
+    def _claim_signals(self) -> bool:
+        """Have signals end the wait, whenever they come; only the main thread can.
+
+        Without it a signal between the last look and the wait would be handled
+        only when something else happens. A descriptor that somebody else set
+        stays as it is.
+        """
+        if threading.current_thread() is not threading.main_thread() or self._csock is None:
+            return False
+        mine = self._csock.fileno()
+        former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        if former == mine or former == -1:
+            return former == -1
+        signal.set_wakeup_fd(former)
+        return False
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove the handler of a signal; False if there was none."""
+        removed = super().remove_signal_handler(sig)
+        if removed and not self._signal_handlers and self.is_running():
+            self._claim_signals()
+        return removed
+
+    def close(self) -> None:
+        """Close the loop: abort what is open, drop what is scheduled, free the ring."""
+        if self.is_running():
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._close_self_pipe()
+        super().close()
+        self._close_ring()
+        if not sys.is_finalizing():
+            for sig in list(self._signal_handlers):
+                super().remove_signal_handler(sig)
+        elif self._signal_handlers:
+            warnings.warn(f"Closing the loop {self!r} on interpreter shutdown stage, "
+                          "skipping signal handlers removal", ResourceWarning, source=self)
+            self._signal_handlers.clear()
+
+    async def sock_connect(self, sock, address) -> None:
+        """Connect a socket; names are resolved first."""
+        base_events._check_ssl_socket(sock)
+        if self._debug and sock.gettimeout() != 0:
+            raise ValueError("the socket must be non-blocking")
+        if sock.family == socket.AF_INET or (
+                base_events._HAS_IPv6 and sock.family == socket.AF_INET6):
+            resolved = await self._ensure_resolved(
+                address, family=sock.family, type=sock.type, proto=sock.proto, loop=self)
+            _, _, _, _, address = resolved[0]
+        await self._sock_connect(sock, address)
+
+    async def _sendfile_native(self, transp, file, offset, count):
+        """asyncio's way needs a look into the transport, which only its own allow."""
+        if not hasattr(transp, "_make_empty_waiter"):
+            raise asyncio.SendfileNotAvailableError(
+                f"sendfile syscall is not available for transport {transp!r}")
+        return await super()._sendfile_native(transp, file, offset, count)
+
+    def _stop_serving(self, sock) -> None:
+        """End accepting; remove the file of a Unix socket that create_unix_server() made."""
+        inode = self._unix_server_sockets.pop(sock, None)
+        path = None if inode is None else sock.getsockname()
+        self._stop_serving_c(sock)
+        if path is None:
+            return
+        try:
+            if os.stat(path).st_ino == inode:
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
+
+    def _log_slow_handle(self, handle, seconds: float) -> None:
+        logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle),
+                       seconds)

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Handle and TimerHandle: asyncio's semantics, attributes and repr."""
+
+import contextvars
+import gc
+import re
+import weakref
+
+import pytest
+
+from conftest import is_kloop
+
+
+def callback(*args):
+    return args
+
+
+def test_attributes(loop):
+    context = contextvars.copy_context()
+    handle = loop.call_soon(callback, 1, 2, context=context)
+    assert handle._callback is callback
+    assert handle._args == (1, 2)
+    assert handle._loop is loop
+    assert handle._context is context
+    assert handle._cancelled is False and handle.cancelled() is False
+    assert handle._source_traceback is None
+    handle.cancel()
+    assert handle._callback is None and handle._args is None
+    assert handle._cancelled is True and handle.cancelled() is True
+    handle.cancel()
+
+
+def test_get_context(loop):
+    context = contextvars.copy_context()
+    handle = loop.call_soon(callback, context=context)
+    if is_kloop(loop) or hasattr(handle, "get_context"):  # asyncio: 3.12
+        assert handle.get_context() is context
+
+
+def test_many_arguments(loop):
+    handle = loop.call_soon(callback, *range(9))
+    assert handle._args == tuple(range(9))
+
+
+def test_cancelled_is_not_called(loop):
+    got = []
+    handle = loop.call_soon(got.append, 1)
+    later = loop.call_later(0, got.append, 2)
+    loop.call_soon(later.cancel)
+    handle.cancel()
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert got == []
+
+
+def test_cancel_drops_callback_and_arguments(loop):
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    handles = [loop.call_soon(callback, thing), loop.call_later(100, callback, thing)]
+    del thing
+    gc.collect()
+    assert reference() is not None
+    for handle in handles:
+        handle.cancel()
+    assert reference() is None
+
+
+def test_a_callback_may_cancel_its_own_handle(loop):
+    class Thing:
+        def __init__(self):
+            self.handle = None
+
+        def act(self, *args):
+            self.handle.cancel()
+            gc.collect()
+            got.append(args)
+
+    got = []
+    thing = Thing()
+    thing.handle = loop.call_soon(thing.act, "a" * 100, [1], {2: 3}, 4)
+    other = Thing()
+    other.handle = loop.call_later(0, other.act, "b" * 100, [1])
+    handles = [thing.handle, other.handle]
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    assert got == [("a" * 100, [1], {2: 3}, 4), ("b" * 100, [1])]
+    assert all(handle.cancelled() and handle._callback is None for handle in handles)
+
+
+def test_arguments_go_away_with_the_handle(loop):
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    loop.call_soon(callback, thing)
+    del thing
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert reference() is None
+
+
+def test_repr_is_that_of_asyncio(loop):
+    handle = loop.call_soon(callback, 1, "two")
+    text = repr(handle)
+    assert re.fullmatch(
+        r"<Handle callback\((1, 'two')?\) at .*test_handles\.py:\d+>", text), text
+    handle.cancel()
+    assert repr(handle) == "<Handle cancelled>"
+
+
+def test_repr_of_a_timer(loop):
+    handle = loop.call_at(123, callback)
+    text = repr(handle)
+    assert re.fullmatch(
+        r"<TimerHandle when=123 callback\(\) at .*test_handles\.py:\d+>", text), text
+    handle.cancel()
+    assert repr(handle) == "<TimerHandle cancelled when=123>"
+
+
+def test_repr_in_debug_mode(loop):
+    loop.set_debug(True)
+    handle = loop.call_soon(callback, 1)
+    timer = loop.call_later(10, callback, 1)
+    for item in (handle, timer):
+        assert re.search(r"callback\(1\) at .* created at .*test_handles\.py:\d+>$", repr(item))
+        frame = item._source_traceback[-1]
+        assert frame.name == "test_repr_in_debug_mode"
+        item.cancel()
+        # A cancelled handle of debug mode still shows what it was.
+        assert "cancelled" in repr(item) and "callback(1)" in repr(item)
+
+
+def test_source_traceback_reaches_the_exception_handler(loop):
+    loop.set_debug(True)
+    loop.call_soon(lambda: 1 / 0)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert loop.failures[0]["source_traceback"][-1].name == (
+        "test_source_traceback_reaches_the_exception_handler")
+
+
+def test_run_by_hand(loop):
+    got = []
+    handle = loop.call_soon(got.append, 1)
+    handle._run()
+    handle.cancel()
+    assert got == [1]
+
+
+def test_weak_references(loop):
+    handle = loop.call_soon(callback)
+    timer = loop.call_later(100, callback)
+    references = [weakref.ref(handle), weakref.ref(timer)]
+    timer.cancel()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    del handle, timer
+    gc.collect()
+    if is_kloop(loop):  # asyncio keeps cancelled timers in its heap
+        assert references[1]() is None
+    assert references[0]() is None
+
+
+def test_timers_compare(loop):
+    early = loop.call_at(1000, callback)
+    late = loop.call_at(2000, callback)
+    same = loop.call_at(1000, callback)
+    other = loop.call_at(1000, print)
+    assert early < late and early <= late and late > early and late >= early
+    assert early == same and early != other and not early < same and early <= same
+    assert hash(early) == hash(same) == hash(1000)
+    assert (early == 5) is False and (early != 5) is True
+    with pytest.raises(TypeError):
+        early < 5
+    assert early.when() == early._when == 1000
+    assert sorted([late, early]) == [early, late]
+    early.cancel()
+    assert early != same
+
+
+def test_handles_cannot_be_made_by_hand(kernel_loop):
+    handle, timer = kernel_loop.call_soon(callback), kernel_loop.call_later(9, callback)
+    for kind in (type(handle), type(timer)):
+        with pytest.raises(TypeError):
+            kind()
+        with pytest.raises(TypeError):
+            type("Mine", (kind,), {})
+    assert isinstance(timer, type(handle))
+
+
+def test_handles_are_collected_in_cycles(loop):
+    class Thing:
+        pass
+
+    thing = Thing()
+    thing.handle = loop.call_later(100, callback, thing)
+    reference = weakref.ref(thing)
+    thing.handle.cancel()
+    soon = Thing()
+    soon.handle = loop.call_soon(callback, soon)
+    soon_reference = weakref.ref(soon)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    del thing, soon
+    gc.collect()
+    assert reference() is None and soon_reference() is None

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MulanPSL-2.0
+# shellcheck shell=bash
+# What the scripts of this folder share. They source it after "set -euo pipefail".
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# What it takes to build kLoop from a checkout, by the names of Debian.
+# shellcheck disable=SC2034 # the scripts that source this use it
+build_packages=(gcc g++ make libc6-dev autoconf automake libtool pkg-config
+	liburing-dev libssl-dev libldns-dev python3-dev python3-setuptools)
+
+say() {
+	printf '\n==> %s\n' "$*"
+}
+
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "root or sudo is needed for: $*"
+	fi
+}
+
+# need_packages PACKAGE...: install those that are missing. Asks nothing, and
+# leaves apt alone where everything is there.
+need_packages() {
+	local missing=() package
+
+	command -v apt-get >/dev/null ||
+		die "this script installs Debian packages; elsewhere install what README.md lists, then configure, make, make check"
+	for package in "$@"; do
+		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+			missing+=("$package")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "Installing ${missing[*]}"
+	as_root apt-get -q update
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
+		install "${missing[@]}"
+}
+
+# configure_in FOLDER FLAG...: bootstrap if that is due, and configure there;
+# a folder that is configured with these flags already stays as it is.
+configure_in() {
+	local folder=$1
+	shift
+
+	if [ ! -x "$top/configure" ] || [ "$top/configure.ac" -nt "$top/configure" ]; then
+		say "Making ./configure"
+		"$top/bootstrap" || return 1
+	fi
+	mkdir -p "$folder"
+	if [ ! -f "$folder/Makefile" ] || [ "$top/configure" -nt "$folder/config.status" ] ||
+		[ "$(cat "$folder/configured-with" 2>/dev/null)" != "$*" ]; then
+		say "Configuring in $folder"
+		(cd "$folder" && "$top/configure" "$@") || return 1
+		printf '%s\n' "$*" >"$folder/configured-with"
+	fi
+}
+
+# run_tests LOG COMMAND...: run it with its output in LOG too, and set the
+# variables status, passed and failed from its line "N passed, N failed". What
+# failed without such a line counts as one.
+run_tests() {
+	local log=$1 line
+	shift
+
+	status=0
+	"$@" 2>&1 | tee "$log" || status=$?
+	line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$log" | tail -n 1) || line='0 passed, 0 failed'
+	passed=${line%% passed*}
+	failed=${line##*, }
+	failed=${failed%% failed}
+	if [ "$status" != 0 ] && [ "$failed" = 0 ]; then
+		failed=1
+	fi
+	if [ "$failed" != 0 ] || [ "$passed" = 0 ]; then
+		[ "$status" != 0 ] || status=1
+	fi
+}

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MulanPSL-2.0
+"""System calls of a loaded loop, counted from outside by strace(1).
+
+At most 1.2 a turn, and next to none with SQPOLL; and what strace counts is what
+the loop's own counter says. Set-up and end are subtracted by running the same
+program with hardly any turns. Prints TAP.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+BUILD = Path(os.environ.get("top_builddir", Path(__file__).resolve().parent.parent))
+PROGRAM = BUILD / "tests/enters"
+TURNS = 2000
+FEW = 10
+
+# Mode, the most system calls a turn.
+CASES = (("echo", 1.2), ("timers", 1.2), ("sqpoll", 0.1))
+
+
+def run(mode, turns):
+    """(turns, enters by the loop's counter, enters by strace, all system calls)."""
+    # LeakSanitizer cannot work in a traced process.
+    environment = dict(os.environ, ASAN_OPTIONS="detect_leaks=0")
+    with tempfile.NamedTemporaryFile("r", suffix=".strace") as summary:
+        result = subprocess.run(
+            ["strace", "-f", "-c", "-U", "calls,name", "-o", summary.name,
+             str(PROGRAM), mode, str(turns)],
+            capture_output=True, text=True, check=False, env=environment, timeout=120)
+        if result.returncode != 0:
+            raise RuntimeError((result.stderr.strip().splitlines() or ["?"])[-1])
+        calls = {name: int(number) for number, name in
+                 re.findall(r"^\s*(\d+) (\w+)$", summary.read(), flags=re.M)}
+    total = calls.pop("total")
+    counted = [int(word) for word in result.stdout.split()]
+    return (*counted, calls.get("io_uring_enter", 0), total)
+
+
+def main():
+    if shutil.which("strace") is None:
+        print("1..0 # SKIP there is no strace to count system calls with")
+        return 77
+    # Some containers forbid ptrace(2) altogether.
+    probe = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, text=True,
+                           check=False)
+    if probe.returncode != 0:
+        print(f"1..0 # SKIP strace cannot trace here: {probe.stderr.strip().splitlines()[-1:]}")
+        return 77
+    failed = 0
+    number = 0
+    for mode, most in CASES:
+        few = run(mode, FEW)
+        many = run(mode, TURNS)
+        turns, counted, enters, calls = (b - a for a, b in zip(few, many))
+        each = calls / turns
+        for text, good in (
+            (f"{mode}: {calls} system calls in {turns} turns, {each:.3f} each, at most {most}",
+             each <= most),
+            # The end of the loop enters a few times more, in either run.
+            (f"{mode}: the loop counts {counted} enters and strace {enters}",
+             abs(counted - enters) <= 5 + turns // 100),
+        ):
+            number += 1
+            failed += not good
+            print(f"{'ok' if good else 'not ok'} {number} - {text}")
+    print(f"1..{number}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MulanPSL-2.0
+"""Run every example, and compare what it prints. Prints TAP.
+
+The programs are those of $top_builddir/examples; EXAMPLES_WRAPPER is put
+before each, for valgrind: "libtool --mode=execute valgrind -q ...". No program
+may take longer than TIMEOUT_SECONDS.
+The Python examples run where $top_builddir/python/lib holds the extension.
+"""
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
+BUILD = Path(os.environ.get("top_builddir", SOURCE))
+WRAPPER = shlex.split(os.environ.get("EXAMPLES_WRAPPER", ""))
+TIMEOUT_SECONDS = 120 if WRAPPER else 20
+LINES = "".join(f"{number}\n" for number in range(200000))
+
+# What the program must print, as a regular expression for the whole of it.
+ALONE = {
+    "address": r"192\.0\.2\.1: 192\.0\.2\.1:80, port 80, family 2\n"
+               r"2001:db8::1: \[2001:db8::1\]:443, port 443, family 10\n"
+               r"/run/example: unix:/run/example, port 0, family 1\n"
+               r"example\.org: Invalid argument\n",
+    "allocator": r"libkloop (\S+), compiled with \1\nall that was allocated is freed\n"
+                 r"ENOENT: No such file or directory\n",
+    "child": r"it says: hello\nit exited with 3\n|it exited with 3\nit says: hello\n",
+    "info": r"kloop\.version=\d+\.\d+\.\d+\n(.*\n)*ring\.available=true\n(.*\n)*",
+    "ops": r"[1-9]\d* bytes, some lines\nthe pipe: ECANCELED\n",
+    "options": r"SINGLE_ISSUER (yes|no), SQPOLL no\nready: yes\n"
+               r"an operation completed with 0\nan idle turn called 0\n"
+               r"\d+ turns, \d+ enters, slept at most \d+ times\n",
+    "pool": r"(\d+ bytes, the first is 'k'\n)+3072 of 3072 bytes\n"
+            r"|this kernel has no buffer rings\n",
+    "post": r"job 1: 500500\njob 2: 2001000\njob 3: 4501500\njob 4: 8002000\njob 5: 12502500\n",
+    "signal": r"asked to end: signal 15\n",
+    "sockets": r"one two three four\n",
+    "timer": r"(tick\n){4}the watchdog is stopped\n",
+}
+# valgrind 3.19 does not know pidfd_open(2), and lets neither another thread run
+# nor a signal in while one waits in io_uring_enter(2).
+NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
+WITH_PEERS = {"client", "echo_server", "forward"}
+
+
+class Tap:
+    def __init__(self):
+        self.count = 0
+        self.failed = 0
+
+    def result(self, title, problem):
+        self.count += 1
+        self.failed += bool(problem)
+        print(f"{'not ok' if problem else 'ok'} {self.count} - {title}", flush=True)
+        for line in (problem or "").splitlines():
+            print(f"#   {line}", flush=True)
+
+    def skip(self, title, reason):
+        self.count += 1
+        print(f"ok {self.count} - {title} # SKIP {reason}", flush=True)
+
+
+def command(name, *arguments):
+    return [*WRAPPER, str(BUILD / "examples" / name), *arguments]
+
+
+def run(arguments, **options):
+    """Run to its end; gives what differs from success, and the output."""
+    try:
+        done = subprocess.run(arguments, text=True, capture_output=True, timeout=TIMEOUT_SECONDS,
+                              **options)
+    except subprocess.TimeoutExpired as error:
+        return f"no end after {error.timeout} s", ""
+    problem = None
+    if done.returncode != 0:
+        problem = f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    elif done.stderr:
+        problem = f"printed errors:\n{done.stderr}"
+    return problem, done.stdout
+
+
+def compare(expected, got):
+    return None if re.fullmatch(expected, got) else f"expected:\n{expected}\ngot:\n{got}"
+
+
+def poke_until_end(process, port):
+    """Keep a server busy until it sees its signal, which valgrind looks for now and then only."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def server(arguments, pattern, **options):
+    """A server that is asked to end by SIGTERM; gives its port and where its output will be."""
+    process = subprocess.Popen(arguments, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, **options)
+    told = {}
+    try:
+        match = re.fullmatch(pattern, process.stdout.readline())
+        if not match:
+            raise RuntimeError("did not start: " + process.communicate(timeout=5)[1])
+        yield match[1], told
+        process.send_signal(signal.SIGTERM)
+        if WRAPPER:
+            poke_until_end(process, int(match[1]))
+        told["output"], told["errors"] = process.communicate(timeout=TIMEOUT_SECONDS)
+        told["status"] = process.returncode
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def check_alone(tap):
+    for name, expected in sorted(ALONE.items()):
+        if WRAPPER and name in NOT_WITH_WRAPPER:
+            tap.skip(name, f"{WRAPPER[0]}: {NOT_WITH_WRAPPER[name]}")
+            continue
+        problem, output = run(command(name))
+        tap.result(name, problem or compare(expected, output))
+
+
+def check_echo(tap):
+    with server(command("echo_server"), r"listening on 127\.0\.0\.1:(\d+)\n") as (port, told):
+        problem, output = run(command("client", "127.0.0.1", port, "hello", "world"))
+        tap.result("client", problem or compare("hello\nworld\n", output))
+        # Large enough for many reads, and for writes that wait.
+        text = "x" * 100000
+        problem, output = run(command("client", "127.0.0.1", port, *[text] * 10))
+        tap.result("client, 1 MB", problem or (output != 10 * (text + "\n") and "not the same"))
+    problem = None
+    if told.get("status") != 0 or told.get("errors"):
+        problem = f"exit status {told.get('status')}\n{told.get('errors')}"
+    tap.result("echo_server", problem or compare(
+        r"\d+ connections\nno longer listening\n" if WRAPPER else
+        r"0 connections\nno longer listening\n", told["output"]))
+    # Nobody listens on this port any more.
+    done = subprocess.run(command("client", "127.0.0.1", port, "hello"), text=True,
+                          capture_output=True, timeout=TIMEOUT_SECONDS)
+    refused = done.returncode == 1 and "client: Connection refused\n" in done.stderr
+    tap.result("client, refused", None if refused else f"{done.returncode}: {done.stderr}")
+
+
+def check_forward(tap):
+    problem, output = run(command("forward"), input=LINES)
+    tap.result("forward", problem or (output != LINES and "not the same"))
+
+
+def check_io_uring_off(tap):
+    """Where kLoop cannot run an example says so, and fails."""
+    problems = []
+    for name in ALONE.keys() - {"address"}:
+        done = subprocess.run(command(name), text=True, capture_output=True,
+                              timeout=TIMEOUT_SECONDS, env={**os.environ, "KLOOP_IO_URING": "0"})
+        if done.returncode != 1 or "KLOOP_IO_URING" not in done.stderr:
+            problems.append(f"{name}: exit status {done.returncode}: {done.stderr}")
+    tap.result("without io_uring", "\n".join(problems))
+
+
+def check_kloop_info(tap):
+    tool = str(BUILD / "tools/kloop-info")
+    problem, output = run([*WRAPPER, tool])
+    tap.result("kloop-info", problem or compare(r"kLoop can run here\.\n\n(.*\n)+", output))
+    problem, output = run([*WRAPPER, tool, "--json"])
+    facts = json.loads(output) if not problem else {}
+    tap.result("kloop-info --json", problem or
+               (not (facts["usable"] is True and facts["ring"]["available"] is True
+                     and isinstance(facts["limits"]["nofile"], int)) and output))
+    off = subprocess.run([tool, "--json"], text=True, capture_output=True,
+                         timeout=TIMEOUT_SECONDS, env={**os.environ, "KLOOP_IO_URING": "0"})
+    facts = json.loads(off.stdout)
+    told = off.returncode == 1 and facts["usable"] is False and facts["ring"]["remedy"]
+    tap.result("kloop-info --json, off", None if told else f"{off.returncode}: {off.stdout}")
+    for arguments in (["--nonsense"], ["argument"]):
+        bad = subprocess.run([tool, *arguments], text=True, capture_output=True,
+                             timeout=TIMEOUT_SECONDS)
+        clear = bad.returncode == 2 and not bad.stdout and "Usage:" in bad.stderr
+        tap.result(f"kloop-info {arguments[0]}", None if clear else f"{bad.returncode}")
+    with open("/dev/full", "w") as full:
+        lost = subprocess.run([tool], stdout=full, stderr=subprocess.PIPE,
+                              timeout=TIMEOUT_SECONDS)
+    tap.result("kloop-info, output full", None if lost.returncode == 2 else f"{lost.returncode}")
+
+
+def deny(number, error):
+    """A function for preexec_fn: have a seccomp filter refuse one system call with error.
+
+    The numbers of io_uring's calls are the same on every architecture.
+    """
+    def statement(code, value, if_true=0, if_false=0):
+        return struct.pack("=HBBI", code, if_true, if_false, value)
+
+    program = (statement(0x20, 0)  # load the number of the call
+               + statement(0x15, number, 0, 1)
+               + statement(0x06, 0x00050000 | error)  # SECCOMP_RET_ERRNO
+               + statement(0x06, 0x7FFF0000))  # SECCOMP_RET_ALLOW
+    memory = ctypes.create_string_buffer(program, len(program))
+    header = struct.pack("@HP", len(program) // 8, ctypes.addressof(memory))
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def install():
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, header, 0, 0):
+            raise OSError(ctypes.get_errno(), f"prctl, for {len(memory)} bytes")
+
+    return install
+
+
+def check_denied(tap):
+    """What kloop-info says in a sandbox that refuses one of the three calls."""
+    tool = str(BUILD / "tools/kloop-info")
+    calls = {"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427}
+    for name, number in calls.items():
+        for error, reason in ((errno.EPERM, "refused"), (errno.ENOSYS, "seccomp filter")):
+            done = subprocess.run([tool, "--json"], text=True, capture_output=True,
+                                  timeout=TIMEOUT_SECONDS, preexec_fn=deny(number, error))
+            facts = json.loads(done.stdout)
+            told = done.returncode == 1 and facts["usable"] is False \
+                and reason in facts["ring"]["reason"] and name in facts["ring"]["remedy"]
+            tap.result(f"kloop-info, {name}: {errno.errorcode[error]}",
+                       None if told else f"exit status {done.returncode}: {done.stdout}")
+
+
+def python_environment():
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = str(BUILD / "python/lib")
+    environment["LD_LIBRARY_PATH"] = str(BUILD / "lib/.libs")
+    if os.environ.get("SANITIZER_PRELOAD"):
+        environment["LD_PRELOAD"] = os.environ["SANITIZER_PRELOAD"]
+        environment["ASAN_OPTIONS"] = "detect_leaks=0"
+    return environment
+
+
+def find_aiohttp(python, environment):
+    """The Python to run aiohttp's examples with, or None."""
+    found = subprocess.run([python, "-c", "import aiohttp"], env=environment, capture_output=True)
+    return found.returncode == 0
+
+
+def check_python(tap):
+    python = os.environ.get("PYTHON", sys.executable)
+    folder = SOURCE / "examples/python"
+    environment = python_environment()
+    if not (BUILD / "python/lib/kloop").is_dir():
+        tap.skip("Python", "the extension was not built (--disable-python)")
+        return
+    problem, output = run([python, str(folder / "echo_server.py")], env=environment)
+    tap.result("echo_server.py",
+               problem or compare(r"listening on port \d+\nhello, echo\n", output))
+    problem, output = run([python, str(folder / "streams_echo.py")], env=environment)
+    tap.result("streams_echo.py", problem or
+               compare(r"(100 lines, the last: CLIENT \d, LINE 99\n){10}", output))
+    if not find_aiohttp(python, environment):
+        tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
+        return
+    check_aiohttp(tap, python, folder, environment)
+
+
+def check_aiohttp(tap, python, folder, environment):
+    client = [python, str(folder / "http_client.py")]
+    for flags in (["--loop", "kloop"], ["--loop", "kloop", "--sqpoll"], ["--loop", "asyncio"]):
+        start = [python, str(folder / "aiohttp_server.py"), *flags]
+        title = "aiohttp_server.py " + " ".join(flags)
+        with server(start, r"ready (\d+)\n", env=environment) as (port, told):
+            url = f"http://127.0.0.1:{port}"
+            problem, output = run([*client, f"{url}/", f"{url}/json", f"{url}/bytes/1000000"],
+                                  env=environment)
+            tap.result(f"http_client.py to {title}", problem or compare(
+                rf"200 19 {url}/\n200 \d+ {url}/json\n200 1000000 {url}/bytes/1000000\n", output))
+            body = os.urandom(300000)
+            with urllib.request.urlopen(f"{url}/echo", data=body, timeout=10) as answer:
+                tap.result(f"POST to {title}", answer.read() != body and "not the same")
+        problem = None
+        if told.get("status") != 0 or told.get("errors"):
+            problem = f"exit status {told.get('status')}\n{told.get('errors')}"
+        elif "kloop" in flags and json.loads(told["output"])["completions"] == 0:
+            problem = told["output"]
+        tap.result(title, problem)
+
+
+def main():
+    tap = Tap()
+    programs = {path.stem for path in (SOURCE / "examples").glob("*.c")}
+    tap.result("every C example is run",
+               "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
+    if WRAPPER and not shutil.which(WRAPPER[0]):
+        sys.exit(f"{WRAPPER[0]} is not installed")
+    checks = [check_alone, check_echo, check_forward, check_io_uring_off, check_kloop_info,
+              check_denied]
+    if not WRAPPER:
+        checks.append(check_python)
+    for check in checks:
+        try:
+            check(tap)
+        except (OSError, RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
+            tap.result(check.__name__, f"{type(error).__name__}: {error}")
+    print(f"1..{tap.count}")
+    return tap.failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
