@@ -253,6 +253,31 @@ START_TEST(shared_buffers)
 }
 END_TEST
 
+static void call_user(struct kl_defer *defer)
+{
+	kl_loop_note_call(((struct note *)defer)->loop);
+}
+
+/* A function of the user may have asked for anything: the turn that called it does not sleep. */
+START_TEST(no_wait_after_a_call_of_the_user)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct note note;
+	uint64_t waits;
+
+	init_notes(loop, &note, 1);
+	note.defer.run = call_user;
+	waits = KT_STAT(loop, waits);
+	kl_loop_defer(loop, &note.defer);
+	ck_assert_int_eq(kloop_loop_turn(loop, KLOOP_FOREVER), 0);
+	ck_assert_uint_eq(KT_STAT(loop, waits), waits);
+	/* And the one after it does. */
+	ck_assert_int_eq(kloop_loop_turn(loop, 1000), 0);
+	ck_assert_uint_eq(KT_STAT(loop, waits), waits + 1);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *hooks_suite(void)
 {
 	Suite *suite = suite_create("hooks");
@@ -264,6 +289,7 @@ static Suite *hooks_suite(void)
 	tcase_add_test(defers, dropped_before_it_ran);
 	tcase_add_test(defers, drops_the_last_from_inside);
 	tcase_add_test(defers, runs_before_the_submission);
+	tcase_add_test(defers, no_wait_after_a_call_of_the_user);
 	tcase_add_test(exits, exits_run_after_operations);
 	tcase_add_test(exits, internal_operations_keep_no_run);
 	tcase_add_test(exits, shared_buffers);

@@ -282,6 +282,33 @@ START_TEST(close_happens_in_any_case)
 }
 END_TEST
 
+/* What is submitted early takes effect early, and completes with the turn all the same. */
+START_TEST(submit_before_the_turn)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kt_op op;
+	char buffer[4];
+	int pipe_fds[2];
+
+	ck_assert_int_eq(kloop_loop_submit(loop), 0);
+	kt_turn(loop, 0);
+	ck_assert_int_eq(pipe(pipe_fds), 0);
+	kt_op_init(&op);
+	ck_assert_int_eq(KT_SUBMIT(kloop_op_write(loop, &op.op, pipe_fds[1], "abcd", 4, UINT64_MAX)),
+			 0);
+	ck_assert_int_eq(kloop_loop_submit(loop), 0);
+	ck_assert_int_eq(read(pipe_fds[0], buffer, sizeof(buffer)), 4);
+	ck_assert_int_eq(op.completions, 0);
+	kt_turn(loop, 0);
+	ck_assert_int_eq(op.completions, 1);
+	ck_assert_int_eq(op.result, 4);
+	ck_assert_int_eq(kloop_loop_submit(NULL), -EINVAL);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *queue_suite(void)
 {
 	Suite *suite = suite_create("queue");
@@ -294,6 +321,7 @@ static Suite *queue_suite(void)
 	tcase_add_loop_test(full, cancel_what_waits_outside_the_queue, 0, KT_RUNGS);
 	tcase_add_loop_test(full, callbacks_overfill_the_queue, 0, KT_RUNGS);
 	tcase_add_loop_test(full, free_with_a_full_queue, 0, KT_RUNGS);
+	tcase_add_test(full, submit_before_the_turn);
 	tcase_add_loop_test(full, close_happens_in_any_case, 0, KT_RUNGS);
 
 	tcase_add_loop_test(overflow, many_events_at_once, 0, KT_RUNGS);

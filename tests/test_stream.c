@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -104,6 +105,31 @@ START_TEST(pipe_reader_leaves)
 	ck_assert_int_eq(writer.count[KT_ON_EOF], 0);
 	kt_close(fds[0]);
 	kt_turn_until(loop, &writer.count[KT_ON_EOF], 1);
+	kt_stream_end(&writer);
+	kt_loop_free(loop);
+}
+END_TEST
+
+START_TEST(pipe_breaks)
+{
+	struct kloop_loop *loop = kt_mode_loop(_i);
+	static char block[200000];
+	struct kt_stream writer;
+	struct kt_lent lent[2];
+	int fds[2];
+
+	signal(SIGPIPE, SIG_IGN);
+	kt_pipe(fds);
+	kt_stream_open(&writer, loop, fds[1], KLOOP_STREAM_PIPE);
+	kt_lend(&writer, &lent[0], block, sizeof(block)); /* more than it holds */
+	kt_turn_for(loop, 10);
+	kt_lend(&writer, &lent[1], block, 1);
+	ck_assert_int_eq(lent[0].released, 0);
+	kt_close(fds[0]);
+	kt_turn_until(loop, &writer.count[KT_ON_ERROR], 1);
+	ck_assert_int_eq(writer.error, -EPIPE);
+	ck_assert_int_eq(lent[0].status, -EPIPE);
+	ck_assert_int_eq(lent[1].status, -EPIPE);
 	kt_stream_end(&writer);
 	kt_loop_free(loop);
 }
@@ -894,6 +920,7 @@ int main(void)
 	tcase_add_loop_test(tcase, echo_all_modes, 0, ALL);
 	tcase_add_loop_test(tcase, pipe_all_modes, 0, KT_MODES);
 	tcase_add_loop_test(tcase, pipe_reader_leaves, 0, KT_MODES);
+	tcase_add_loop_test(tcase, pipe_breaks, 0, KT_MODES);
 	tcase_add_loop_test(tcase, half_close, 0, ALL);
 	tcase = kt_case(suite, "connect", 30);
 	tcase_add_loop_test(tcase, connect_tcp, 0, KT_MODES);

@@ -129,7 +129,6 @@ static bool wanted(const struct kloop_listener *listener)
 
 static void tell_error(struct kloop_listener *listener, int error)
 {
-	(void)kloop_loop_wake(listener->loop);
 	kl_loop_note_call(listener->loop);
 	if (!listener->closing && listener->handlers->on_error)
 		listener->handlers->on_error(listener, error, listener->user);
@@ -437,6 +436,8 @@ void kloop_listener_close(struct kloop_listener *listener)
 		return;
 	listener->closing = true;
 	kloop_timer_stop(&listener->retry);
+	/* Now, not with the turn: kloop_loop_submit() may follow to make it take effect. */
+	cancel(listener);
 	if (!listener->busy)
 		schedule(listener);
 }

@@ -54,7 +54,6 @@ static bool can_deliver(const struct kloop_stream *stream)
 
 static void deliver(struct kloop_stream *stream, void *data, size_t bytes)
 {
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_data)
 		stream->handlers->on_data(stream, data, bytes, stream->user);
@@ -115,7 +114,6 @@ static void tell_end(struct kloop_stream *stream)
 		return;
 	}
 	stream->state |= KL_STREAM_EOF_TOLD;
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_eof)
 		stream->handlers->on_eof(stream, stream->user);

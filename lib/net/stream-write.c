@@ -145,7 +145,6 @@ static void end_segment(struct kloop_stream *stream, struct kl_batch *batch, int
 
 	stream->write_bytes -= batch->vector[batch->head].iov_len;
 	batch->head++;
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	if (end.release)
 		end.release(end.owner, status, stream->user);
@@ -197,7 +196,6 @@ static void tell_drain(struct kloop_stream *stream)
 	    stream->write_bytes > stream->low_bytes)
 		return;
 	stream->state &= ~(uint32_t)KL_STREAM_ABOVE_HIGH;
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_drain)
 		stream->handlers->on_drain(stream, stream->user);

@@ -67,7 +67,6 @@ static void tell_failure(struct kloop_stream *stream)
 	stream->state |= KL_STREAM_TOLD;
 	if (kl_stream_has(stream, KL_STREAM_ABORTED))
 		return;
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	if (!connecting && handlers->on_error)
 		handlers->on_error(stream, stream->error, stream->user);
@@ -84,7 +83,6 @@ static void free_stream(struct kloop_stream *stream)
 	if (stream->defer.scheduled)
 		kl_loop_drop_defer(stream->loop, &stream->defer);
 	kl_stream_free_read(stream);
-	kl_stream_calls(stream);
 	kl_loop_note_call(stream->loop);
 	stream->handlers->on_close(stream, stream->user);
 	kl_free(stream);
@@ -159,7 +157,7 @@ void kl_stream_settle(struct kloop_stream *stream)
 		kl_loop_count_direct(stream->loop);
 	}
 	if (!kl_stream_has(stream, KL_STREAM_CLOSING) || !close_step(stream))
-		stream->state &= ~(uint32_t)(KL_STREAM_BUSY | KL_STREAM_IN_DEFER);
+		stream->state &= ~(uint32_t)KL_STREAM_BUSY;
 }
 
 static void run_exit(struct kl_exit *hook)
@@ -181,7 +179,6 @@ static void run_defer(struct kl_defer *defer)
 	struct kloop_stream *stream = kl_container_of(defer, struct kloop_stream, defer);
 
 	kl_stream_enter(stream);
-	stream->state |= KL_STREAM_IN_DEFER;
 	kl_stream_run_read(stream);
 	kl_stream_run_write(stream);
 	kl_stream_leave(stream);

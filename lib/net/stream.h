@@ -48,8 +48,7 @@ enum kl_stream_state {
 	KL_STREAM_CLOSED = 1 << 18,  /* the descriptor is closed, or the operation to do so is on */
 	KL_STREAM_EXITING = 1 << 19, /* freed by the loop's exit hook */
 
-	KL_STREAM_BUSY = 1 << 20,     /* inside the bracket */
-	KL_STREAM_IN_DEFER = 1 << 21, /* that of the defer */
+	KL_STREAM_BUSY = 1 << 20, /* inside the bracket */
 
 	/* What kl_stream_leave() has to look at. */
 	KL_STREAM_ATTENTION = KL_STREAM_SHUT_PENDING | KL_STREAM_FAILED | KL_STREAM_CLOSING,
@@ -124,24 +123,13 @@ static inline void kl_stream_enter(struct kloop_stream *stream)
 	stream->state |= KL_STREAM_BUSY;
 }
 
-/*
- * To be called before each handler. What the owner does in one that runs from
- * the defer, before the loop waits, may be anything but an operation: the turn
- * must not sleep then.
- */
-static inline void kl_stream_calls(struct kloop_stream *stream)
-{
-	if (kl_stream_has(stream, KL_STREAM_IN_DEFER))
-		(void)kloop_loop_wake(stream->loop);
-}
-
 /* The stream must not be touched afterwards. */
 static inline void kl_stream_leave(struct kloop_stream *stream)
 {
 	if (kl_stream_has(stream, KL_STREAM_ATTENTION))
 		kl_stream_settle(stream);
 	else
-		stream->state &= ~(uint32_t)(KL_STREAM_BUSY | KL_STREAM_IN_DEFER);
+		stream->state &= ~(uint32_t)KL_STREAM_BUSY;
 }
 
 /* stream-read.c; but for the last, to be called inside the bracket */

@@ -207,6 +207,17 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	return ret < 0 ? ret : count;
 }
 
+int kloop_loop_submit(struct kloop_loop *loop)
+{
+	int ret = kl_loop_check(loop);
+
+	/* A ring that no turn has bound to its thread yet holds nothing either. */
+	if (ret < 0 || !loop->bound)
+		return ret;
+	kl_backlog_flush(loop);
+	return kl_submit(loop, true);
+}
+
 static bool anything_left(const struct kloop_loop *loop)
 {
 	return loop->in_flight_count != loop->internal_count || loop->timer_count != 0 ||

@@ -205,6 +205,21 @@ KLOOP_EXPORT int kloop_loop_adopt(struct kloop_loop *loop) KLOOP_MUST_CHECK;
 KLOOP_EXPORT void kloop_loop_stop(struct kloop_loop *loop);
 
 /*
+ * Hand what was prepared to the kernel now, without waiting for the turn.
+ *
+ * For what must have taken effect when the caller goes on: after a cancel or a
+ * close, say, the kernel has let go of the descriptor. Completions are kept
+ * for the next turn. What streams gather until the turn (writes, closes) is not
+ * yet prepared. With SQPOLL the kernel's thread takes it a little later.
+ *
+ * Thread: the owner; also from inside a callback.
+ * Returns: 0; -EINVAL; -EPERM, -ECHILD, -ESTALE as everywhere; another negative
+ * errno if io_uring_enter(2) fails for good.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_loop_submit(struct kloop_loop *loop) KLOOP_MUST_CHECK;
+
+/*
  * Would a turn find something to do without waiting?
  *
  * True if completions are there, the kernel has work waiting for this thread,

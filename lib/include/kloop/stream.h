@@ -33,7 +33,10 @@ struct kloop_stream_handlers {
 	/* sizeof(struct kloop_stream_handlers), so that later versions can add to it. */
 	size_t size;
 
-	/* The connection stands (0), or failed with a negative errno and can only be closed. */
+	/*
+	 * The connection stands (0), or failed with a negative errno and can
+	 * only be closed. Not called after kloop_stream_close().
+	 */
 	void (*on_connect)(struct kloop_stream *stream, int result, void *user);
 
 	/*
@@ -60,7 +63,9 @@ struct kloop_stream_handlers {
 	/*
 	 * Reading or writing failed for good with this negative errno
 	 * (-ECONNRESET, -EPIPE, -ETIMEDOUT, -ENOMEM and so on). What was queued
-	 * is released. Only kloop_stream_close() makes sense after it.
+	 * is released. Only kloop_stream_close() makes sense after it. A write
+	 * can fail after on_eof as well, and after kloop_stream_close() while
+	 * what was queued is being sent.
 	 */
 	void (*on_error)(struct kloop_stream *stream, int error, void *user);
 
@@ -77,7 +82,12 @@ struct kloop_stream_handlers {
 enum kloop_stream_flag {
 	/* Do not close the descriptor with the stream: on_close gives it back. */
 	KLOOP_STREAM_KEEP_FD = 1 << 0,
-	/* It is no socket but a pipe, FIFO or character device: read(2) and write(2) apply. */
+	/*
+	 * It is no socket but a pipe, FIFO or character device: read(2) and
+	 * write(2) apply. O_NONBLOCK is set on it. Writing to a pipe whose
+	 * reader left raises SIGPIPE, which the program should ignore. Started
+	 * to read, a writing end tells by on_eof that its reader left.
+	 */
 	KLOOP_STREAM_PIPE = 1 << 1,
 };
 
@@ -228,7 +238,7 @@ KLOOP_EXPORT void kloop_stream_abort(struct kloop_stream *stream);
  *
  * Ownership: the caller's until it is given back.
  * Returns: 0; -ENOENT outside on_data, or if the data is in no pool buffer
- * (then copy it).
+ * (then copy it): that of large reads, and what came while reading was stopped.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_stream_take_buffer(struct kloop_stream *stream,

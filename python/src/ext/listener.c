@@ -183,12 +183,15 @@ PyObject *kl_loop_stop_serving_c(PyObject *loop_object, PyObject *const *args, P
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, &sock) < 0)
 		return NULL;
 	self = find_listener(loop, sock);
-	if (self != NULL && self->listener != NULL)
+	if (self != NULL && self->listener != NULL) {
 		kloop_listener_close(self->listener);
-	/*
-	 * The number is free at once. The kernel's accept in flight holds the
-	 * file itself, and the listener never uses the number again.
-	 */
+		/*
+		 * The kernel's accept in flight holds the file: it must let go
+		 * for the port to be free, and connections refused, when the
+		 * caller goes on. The listener never uses the number again.
+		 */
+		(void)!kloop_loop_submit(loop->loop);
+	}
 	return PyObject_CallMethodNoArgs(sock, loop->state->names.close);
 }
 
