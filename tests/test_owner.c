@@ -3,6 +3,7 @@
 #include "support.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -255,6 +256,75 @@ START_TEST(a_taken_over_receive_loses_nothing)
 }
 END_TEST
 
+struct leftovers {
+	struct kloop_loop *loop;
+	struct kt_op poll, close;
+	int fds[2], spare;
+};
+
+/* Ends with a completion that no turn has taken, and with a close that none has submitted. */
+static void *leave_leftovers(void *data)
+{
+	struct leftovers *left = data;
+
+	kt_turn(left->loop, 0);
+	KT_ACCEPTED(kloop_op_poll(left->loop, &left->poll.op, left->fds[0], POLLIN));
+	ck_assert_int_eq(write(left->fds[1], "x", 1), 1);
+	ck_assert_int_eq(kloop_loop_submit(left->loop), 0);
+	/* A ring of less than Linux 5.19, or with SQPOLL, completes a moment later. */
+	while (!kloop_loop_is_ready(left->loop))
+		sched_yield();
+	KT_ACCEPTED(kloop_op_close(left->loop, &left->close.op, left->spare));
+	return NULL;
+}
+
+static void check_leftovers(struct leftovers *left)
+{
+	ck_assert_int_eq(left->poll.completions, 1);
+	ck_assert_int_eq(left->poll.result, POLLIN);
+	ck_assert_int_eq(left->close.completions, 1);
+	ck_assert_int_eq(fcntl(left->spare, F_GETFD), -1);
+}
+
+static void make_leftovers(struct leftovers *left, struct kloop_loop *loop)
+{
+	left->loop = loop;
+	kt_op_init(&left->poll);
+	kt_op_init(&left->close);
+	kt_pipe(left->fds);
+	left->spare = fcntl(left->fds[0], F_DUPFD_CLOEXEC, 50);
+	ck_assert_int_ge(left->spare, 50);
+	kt_on_thread(leave_leftovers, left);
+}
+
+START_TEST(a_taken_over_loop_delivers_what_was_done)
+{
+	struct kloop_loop *loop = kt_loop_on_rung(_i);
+	struct leftovers left;
+
+	make_leftovers(&left, loop);
+	kt_turn(loop, 0);
+	kt_turn_until(loop, &left.close.completions, 1);
+	check_leftovers(&left);
+	kt_loop_free(loop);
+	kt_close(left.fds[0]);
+	kt_close(left.fds[1]);
+}
+END_TEST
+
+START_TEST(a_loop_freed_elsewhere_delivers_what_was_done)
+{
+	struct kloop_loop *loop = kt_loop_on_rung(_i);
+	struct leftovers left;
+
+	make_leftovers(&left, loop);
+	kt_loop_free(loop);
+	check_leftovers(&left);
+	kt_close(left.fds[0]);
+	kt_close(left.fds[1]);
+}
+END_TEST
+
 static void *free_there(void *data)
 {
 	kt_loop_free(data);
@@ -443,6 +513,8 @@ static Suite *owner_suite(void)
 	tcase_add_test(threads, a_thread_takes_over_below);
 	tcase_add_test(threads, timers_survive_a_take_over);
 	tcase_add_loop_test(threads, a_taken_over_receive_loses_nothing, 0, KT_RUNGS);
+	tcase_add_loop_test(threads, a_taken_over_loop_delivers_what_was_done, 0, KT_RUNGS);
+	tcase_add_loop_test(threads, a_loop_freed_elsewhere_delivers_what_was_done, 0, KT_RUNGS);
 	tcase_add_test(threads, freed_by_another_thread);
 	tcase_add_test(threads, freed_after_its_thread_ended);
 

@@ -98,7 +98,8 @@ enum {
 	/* The kernel holds no memory of the caller that it may write later: may be abandoned with its ring. */
 	KL_OP_LOOSE = 1 << 2,
 	KL_OP_SYNTHETIC = 1 << 3,
-	KL_OP_CANCELLED = 1 << 4, /* at the loop's end: the kernel was asked to end it */
+	KL_OP_POOLED = 1 << 4,    /* takes its buffers from a pool */
+	KL_OP_CANCELLED = 1 << 5, /* at the loop's end: the kernel was asked to end it */
 };
 
 /* Bits of kloop_op.reserved: before the submission, and the result of a synthetic completion. */

@@ -3,7 +3,12 @@
 #include "internal.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
+#include <unistd.h>
+
+/* How long a ring that is given up may take for each of two things, in nanoseconds. */
+#define ABANDON_PATIENCE_NS 100000000
 
 static void init(struct kloop_loop *loop, const struct kloop_loop_options *options)
 {
@@ -48,17 +53,56 @@ int kloop_loop_new(const struct kloop_loop_options *options, struct kloop_loop *
 	return 0;
 }
 
+/* Entries that were filled in and not handed over. A polling thread has what was. */
+static unsigned unsubmitted(const struct kloop_loop *loop)
+{
+	if (loop->features & KLOOP_FEATURE_SQPOLL)
+		return loop->ring.sq.sqe_tail - loop->ring.sq.sqe_head;
+	return io_uring_sq_ready(&loop->ring);
+}
+
+/* A polling thread must not begin anything more on a ring that is given up: let it catch up. */
+static void await_polling_thread(struct kloop_loop *loop)
+{
+	uint64_t end = kloop_now() + ABANDON_PATIENCE_NS;
+
+	while (io_uring_sq_ready(&loop->ring) != unsubmitted(loop) && kloop_now() < end)
+		sched_yield();
+}
+
+static void rescue_close(struct kloop_loop *loop, const struct io_uring_sqe *sqe)
+{
+	struct kloop_op *op = (struct kloop_op *)(uintptr_t)sqe->user_data;
+
+	if (sqe->opcode == IORING_OP_CLOSE)
+		kl_op_complete_synthetic(loop, op, close(sqe->fd) < 0 ? -errno : 0);
+}
+
+/* Entries that never reached the kernel: a close among them must happen all the same. */
+static void rescue_closes(struct kloop_loop *loop)
+{
+	struct io_uring *ring = &loop->ring;
+	unsigned count = unsubmitted(loop);
+
+	for (unsigned i = 0; i < count; i++)
+		rescue_close(loop, &ring->sq.sqes[(ring->sq.sqe_tail - count + i) & ring->sq.ring_mask]);
+	for (size_t i = 0; i < loop->backlog_count; i++)
+		rescue_close(loop, &loop->backlog[loop->backlog_head + i]);
+	loop->backlog_count = 0;
+	loop->backlog_head = 0;
+}
+
 /*
- * Complete what is in flight on a ring that this thread cannot enter: the ring
- * is closed, by which the kernel cancels it all, and the completions are made
- * here.
+ * Complete what is in flight on a ring that this thread cannot enter. What the
+ * kernel has completed is delivered, in this call; then the ring is closed, by
+ * which the kernel cancels the rest, whose completions are made here.
  */
 static void abandon_ring(struct kloop_loop *loop)
 {
 	struct io_uring_sync_cancel_reg all = {
 		.fd = -1,
 		.flags = IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL,
-		.timeout = { .tv_sec = 0, .tv_nsec = 100000000 },
+		.timeout = { .tv_sec = 0, .tv_nsec = ABANDON_PATIENCE_NS },
 	};
 
 	/*
@@ -67,12 +111,17 @@ static void abandon_ring(struct kloop_loop *loop)
 	 * its own thread can make a ring work (DEFER_TASKRUN) that cannot be;
 	 * elsewhere cancel first, which Linux 6.0 can do from any thread.
 	 */
+	if (loop->ring_open && loop->features & KLOOP_FEATURE_SQPOLL)
+		await_polling_thread(loop);
 	if (loop->ring_open && loop->in_flight_count != 0 &&
 	    !(loop->features & KLOOP_FEATURE_DEFER_TASKRUN))
 		(void)io_uring_register_sync_cancel(&loop->ring, &all);
+	if (loop->ring_open) {
+		loop->owner = kl_thread_token();
+		kl_dispatch(loop);
+		rescue_closes(loop);
+	}
 	kl_ring_close(loop);
-	loop->backlog_count = 0;
-	loop->backlog_head = 0;
 	while (loop->in_flight.next != &loop->in_flight)
 		kl_op_complete_synthetic(loop, loop->in_flight.next, -ECANCELED);
 }
@@ -104,7 +153,9 @@ int kloop_loop_adopt(struct kloop_loop *loop)
 	if (loop->bound) {
 		if (!all_loose(loop))
 			return -EBUSY;
+		loop->inside = true;
 		abandon_ring(loop);
+		loop->inside = false;
 		loop->bound = false;
 		ret = kl_ring_open(loop);
 		if (ret == 0)

@@ -194,7 +194,7 @@ int kloop_op_recv_multishot(struct kloop_loop *loop, struct kloop_op *op, int fd
 	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = pool->group;
-	kl_op_activate(loop, op, sqe, KL_OP_LOOSE);
+	kl_op_activate(loop, op, sqe, KL_OP_LOOSE | KL_OP_POOLED);
 	return 0;
 }
 

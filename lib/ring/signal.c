@@ -69,7 +69,8 @@ static void leave_table(struct kloop_loop *loop)
 		if (atomic_load(&loops[i]) == loop)
 			atomic_store(&loops[i], NULL);
 	}
-	while (atomic_load(&running) != 0)
+	/* In a forked child the thread that ran a handler is gone, and its count stays. */
+	while (atomic_load(&running) != 0 && loop->fork_generation == kl_fork_generation())
 		;
 }
 

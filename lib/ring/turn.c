@@ -70,7 +70,7 @@ int kl_dispatch(struct kloop_loop *loop)
 		loop->stats.completions++;
 		if (op == NULL)
 			continue;
-		if (result == -ENOBUFS)
+		if (result == -ENOBUFS && (op->state & KL_OP_POOLED))
 			loop->stats.buffers_empty++;
 		if (!(flags & IORING_CQE_F_MORE))
 			kl_op_retire(loop, op);

@@ -188,8 +188,9 @@ KLOOP_EXPORT int kloop_loop_run(struct kloop_loop *loop) KLOOP_MUST_CHECK;
  * may submit; kloop_loop_turn() does the same by itself.
  *
  * The ring belongs to a thread from its first turn on, and a new one is made
- * for another thread. What is in flight completes with -ECANCELED in the next
- * turn; streams and listeners go on by themselves.
+ * for another thread. What the kernel had completed for the former owner is
+ * delivered from inside this call; what is in flight completes with -ECANCELED
+ * in the next turn. Streams and listeners go on by themselves.
  *
  * Thread: any; no other may be inside the loop.
  * Returns: 0, also if it is the owner already; -EBUSY if operations are in
