@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* The read path: both modes and the way between, pause and resume, the pool's shortage. */
+#include "fault.h"
 #include "streams.h"
 
 #include <errno.h>
@@ -66,7 +67,7 @@ static void pause_sometimes(struct kt_stream *self, enum kt_event event, const v
 
 START_TEST(pauses_lose_nothing)
 {
-	struct kloop_loop *loop = kt_mode_loop(MODE(_i));
+	struct kloop_loop *loop;
 	struct pauses pauses = { .random = 77 };
 	struct source source = { .bytes = 3 << 20, .most = 60000, .random = 5, .shut = true };
 	struct kt_stream stream;
@@ -74,6 +75,8 @@ START_TEST(pauses_lose_nothing)
 	pthread_t thread;
 	int fds[2];
 
+	kt_fault_install(); /* it spoils what is freed */
+	loop = kt_mode_loop(MODE(_i));
 	kt_pair(KIND(_i), fds);
 	kt_stream_open(&stream, loop, fds[0], 0);
 	stream.keep = true;
@@ -98,6 +101,7 @@ START_TEST(pauses_lose_nothing)
 	kt_close(fds[1]);
 	ck_assert_uint_eq(KT_STAT(loop, buffers_lent), 0);
 	kt_loop_free(loop);
+	kt_fault_remove();
 }
 END_TEST
 

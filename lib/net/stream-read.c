@@ -305,8 +305,9 @@ static int arm_own(struct kloop_stream *stream)
 		stream->direct = direct;
 	}
 	if (!ask_owner(stream, OWN_BYTES, &direct->buffer, &direct->bytes)) {
+		/* Cleared, since memory checkers do not see the kernel's thread write. */
 		if (!direct->own)
-			direct->own = kl_malloc(OWN_BYTES);
+			direct->own = kl_calloc(1, OWN_BYTES);
 		if (!direct->own)
 			return -ENOMEM;
 		direct->buffer = direct->own;

@@ -38,7 +38,8 @@ struct kl_batch {
 	uint32_t head;               /* the first segment that is not yet sent */
 	uint32_t count;
 	uint32_t capacity;
-	char *room; /* for copies */
+	uint32_t room_segment; /* of the segments in the room, the last: it owns the memory */
+	char *room;            /* for copies */
 	size_t room_bytes;
 	struct msghdr message;
 	struct iovec first_vector[FIRST_SEGMENTS];
@@ -59,6 +60,7 @@ static struct kl_batch *make_batch(size_t room_bytes)
 	batch->head = 0;
 	batch->count = 0;
 	batch->capacity = FIRST_SEGMENTS;
+	batch->room_segment = 0;
 	batch->room = batch->first_room;
 	batch->room_bytes = room_bytes;
 	return batch;
@@ -104,33 +106,59 @@ static int add_segment(struct kl_batch *batch, const void *data, size_t bytes,
 	return 0;
 }
 
-/* Copy bytes behind those of the last write where that is possible. */
+/* A segment of copied bytes in new memory. */
+static int add_room(struct kl_batch *batch, size_t bytes)
+{
+	size_t room_bytes = bytes > MORE_ROOM ? bytes : MORE_ROOM;
+	char *room = kl_malloc(room_bytes);
+
+	if (!room)
+		return -ENOMEM;
+	if (add_segment(batch, room, bytes, NULL, room) < 0) {
+		kl_free(room);
+		return -ENOMEM;
+	}
+	batch->room_segment = batch->count - 1;
+	batch->room = room;
+	batch->room_bytes = room_bytes;
+	return 0;
+}
+
+/*
+ * A further segment in the same memory, behind lent ones. The memory is freed
+ * with the last segment that lies in it.
+ */
+static int share_room(struct kl_batch *batch, size_t bytes)
+{
+	struct kl_segment_end *owning;
+
+	if (add_segment(batch, batch->room, bytes, NULL, NULL) < 0)
+		return -ENOMEM;
+	/* Of the batch's own room the owner is NULL, or a lent segment stands there. */
+	owning = &batch->ends[batch->room_segment];
+	if (!owning->release && batch->room_segment != batch->count - 1) {
+		batch->ends[batch->count - 1].owner = owning->owner;
+		owning->owner = NULL;
+	}
+	batch->room_segment = batch->count - 1;
+	return 0;
+}
+
+/* Copy bytes, directly behind those of the last write where that is possible. */
 static int add_copy(struct kl_batch *batch, const void *data, size_t bytes)
 {
 	struct iovec *last = batch->count > 0 ? &batch->vector[batch->count - 1] : NULL;
-	size_t room_bytes = bytes > MORE_ROOM ? bytes : MORE_ROOM;
-	char *room = NULL;
 	int r = 0;
 
-	if (batch->room_bytes < bytes) {
-		room = kl_malloc(room_bytes);
-		if (!room)
-			return -ENOMEM;
-		r = add_segment(batch, room, bytes, NULL, room);
-	} else if (last && !batch->ends[batch->count - 1].release &&
-		   (char *)last->iov_base + last->iov_len == batch->room) {
+	if (batch->room_bytes < bytes)
+		r = add_room(batch, bytes);
+	else if (last && !batch->ends[batch->count - 1].release &&
+		 (char *)last->iov_base + last->iov_len == batch->room)
 		last->iov_len += bytes;
-	} else {
-		r = add_segment(batch, batch->room, bytes, NULL, NULL);
-	}
-	if (r < 0) {
-		kl_free(room);
+	else
+		r = share_room(batch, bytes);
+	if (r < 0)
 		return r;
-	}
-	if (room) {
-		batch->room = room;
-		batch->room_bytes = room_bytes;
-	}
 	memcpy(batch->room, data, bytes);
 	batch->room += bytes;
 	batch->room_bytes -= bytes;

@@ -69,7 +69,7 @@ typedef struct {
 	PyObject *sock;   /* socket.socket; NULL until somebody asks for it */
 	PyObject *waiter; /* a future to wake after connection_made() */
 	PyObject *error;  /* for connection_lost() */
-	PyObject *lent;   /* memoryview of what a BufferedProtocol gave for the next large read */
+	PyObject *lent;   /* for the next large read: a bytes object, or a BufferedProtocol's memoryview */
 	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
 
 	size_t low_bytes, high_bytes; /* water marks */
