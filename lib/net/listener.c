@@ -37,11 +37,13 @@ struct kloop_listener {
 	bool failed;    /* on_error told an error for good */
 	bool closing;
 	bool closed;  /* the descriptor is closed, or the operation to do so is on */
+	bool settled; /* with SQPOLL: the polling thread let go of the socket, too */
 	bool exiting; /* freed by the loop's exit hook */
 	bool busy;    /* inside a callback */
 };
 
 static int arm(struct kloop_listener *listener);
+static void leave(struct kloop_listener *listener);
 
 /* ---- the end ---------------------------------------------------------- */
 
@@ -63,6 +65,31 @@ static void cancel(struct kloop_listener *listener)
 
 static void close_done(struct kloop_op *op, int32_t result, uint32_t flags);
 
+static void settle_done(struct kloop_op *op, int32_t result, uint32_t flags)
+{
+	struct kloop_listener *listener = kl_container_of(op, struct kloop_listener, close_op);
+
+	(void)result;
+	(void)flags;
+	listener->busy = true;
+	leave(listener);
+}
+
+/*
+ * A polling thread tells completions some microseconds before it drops its
+ * references to the socket, which keep the port taken. One more round through
+ * the thread makes on_close mean that the port is free. Returns whether it is on.
+ */
+static bool settle(struct kloop_listener *listener)
+{
+	if (listener->settled || (listener->flags & KLOOP_LISTENER_KEEP_FD) ||
+	    !(kloop_loop_get_features(listener->loop) & KLOOP_FEATURE_SQPOLL))
+		return false;
+	listener->settled = true;
+	listener->close_op.complete = settle_done;
+	return kloop_op_nop(listener->loop, &listener->close_op) == 0;
+}
+
 /* The cancel and the close go with one submission; returns whether it is over. */
 static bool close_step(struct kloop_listener *listener)
 {
@@ -79,6 +106,8 @@ static bool close_step(struct kloop_listener *listener)
 	}
 	if (kloop_op_is_active(&listener->accept_op) || kloop_op_is_active(&listener->close_op) ||
 	    (listener->defer.scheduled && !ending))
+		return false;
+	if (!ending && settle(listener))
 		return false;
 	if (listener->defer.scheduled)
 		kl_loop_drop_defer(listener->loop, &listener->defer);

@@ -109,13 +109,16 @@ static void abandon_ring(struct kloop_loop *loop)
 	 * The end of a ring comes some time after its close, and until then a
 	 * multishot receive could take bytes that nobody would get. Where only
 	 * its own thread can make a ring work (DEFER_TASKRUN) that cannot be;
-	 * elsewhere cancel first, which Linux 6.0 can do from any thread.
+	 * elsewhere cancel first, which Linux 6.0 can do from any thread. Not by
+	 * liburing's function: it may name the ring by the number under which
+	 * its own thread has registered it.
 	 */
 	if (loop->ring_open && loop->features & KLOOP_FEATURE_SQPOLL)
 		await_polling_thread(loop);
 	if (loop->ring_open && loop->in_flight_count != 0 &&
 	    !(loop->features & KLOOP_FEATURE_DEFER_TASKRUN))
-		(void)io_uring_register_sync_cancel(&loop->ring, &all);
+		(void)io_uring_register((unsigned)loop->ring.ring_fd,
+					IORING_REGISTER_SYNC_CANCEL, &all, 1);
 	if (loop->ring_open) {
 		loop->owner = kl_thread_token();
 		kl_dispatch(loop);

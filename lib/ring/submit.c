@@ -25,7 +25,10 @@ static struct io_uring_sqe *backlog_push(struct kloop_loop *loop)
 		loop->backlog = grown;
 		loop->backlog_capacity = capacity;
 	}
-	return &loop->backlog[loop->backlog_head + loop->backlog_count++];
+	grown = &loop->backlog[loop->backlog_head + loop->backlog_count++];
+	/* Since liburing 2.4 io_uring_get_sqe() clears an entry, io_uring_prep_*() no longer. */
+	memset(grown, 0, sizeof(*grown));
+	return grown;
 }
 
 /*
