@@ -320,11 +320,20 @@ def test_connect_refused(loop):
     assert "Connect call failed" in str(caught.value)
 
 
-def test_connect_resolves_names(loop):
+def test_connect_resolves_names(loop, monkeypatch):
+    """Through the loop's resolver, stood in for: a machine need not know any name."""
+    asked = []
+
+    async def getaddrinfo(host, port, *, family=0, type=0, proto=0, flags=0):
+        asked.append(host)
+        return [(socket.AF_INET, type, proto, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
         client.setblocking(False)
-        run(loop, loop.sock_connect(client, ("localhost", listener.getsockname()[1])))
+        run(loop, loop.sock_connect(client, ("name.test", listener.getsockname()[1])))
         assert client.getpeername() == listener.getsockname()
+    assert asked == ["name.test"]
 
 
 def test_datagrams(loop, datagrams):
