@@ -274,6 +274,7 @@ START_TEST(marks)
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 0);
 	/* Passed: once. */
 	kt_stream_put(&stream, block, 101);
+	kt_turn_until(loop, &stream.count[KT_ON_DRAIN], 1);
 	kt_turn_for(loop, 10);
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 1);
 	/* Marks above what is queued make it due at once, but in a turn. */
@@ -282,8 +283,7 @@ START_TEST(marks)
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 1);
 	ck_assert_int_eq(kloop_stream_set_write_marks(stream.stream, 8 << 20, 8 << 20), 0);
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 1);
-	kt_turn_for(loop, 10);
-	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 2);
+	kt_turn_until(loop, &stream.count[KT_ON_DRAIN], 2);
 	kt_stream_abort(&stream);
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 2);
 	kt_close(fds[1]);

@@ -343,8 +343,8 @@ def test_write_needs_bytes(loop, wrong):
     async def case():
         protocol = Recorder()
         transport, peer = await connected(loop, protocol)
-        text = re.escape("data argument must be a bytes-like object, "
-                         f"not {type(wrong).__name__!r}")
+        # asyncio words the rest differently from version to version.
+        text = f"data argument must be a bytes.* object, not '{type(wrong).__name__}'"
         with pytest.raises(TypeError, match=text):
             transport.write(wrong)
         assert not transport.is_closing()

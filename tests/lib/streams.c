@@ -333,7 +333,7 @@ void kt_stream_await(struct kt_stream *stream, size_t bytes)
 
 		ck_assert_msg(now < limit, "still %zu of %zu bytes", stream->received, bytes);
 		ck_assert_int_eq(stream->count[KT_ON_ERROR], 0);
-		kt_turn(stream->loop, limit - now);
+		kt_turn(stream->loop, kt_slice(limit - now));
 	}
 }
 

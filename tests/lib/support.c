@@ -107,11 +107,7 @@ int kt_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	return r;
 }
 
-/*
- * How long one turn may wait. A valgrind that does not know that
- * io_uring_enter(2) blocks lets no other thread run meanwhile: wait in slices.
- */
-static uint64_t slice(uint64_t timeout_ns)
+uint64_t kt_slice(uint64_t timeout_ns)
 {
 	if (!kt_under_valgrind() || timeout_ns < 5 * KT_MS)
 		return timeout_ns;
@@ -128,7 +124,7 @@ void kt_turn_until(struct kloop_loop *loop, const int *value, int target)
 
 		ck_assert_msg(now < end, "still %d, not %d, after %d ms", *value, target,
 			      KT_PATIENCE_MS);
-		kt_turn(loop, slice(end - now));
+		kt_turn(loop, kt_slice(end - now));
 	}
 }
 
@@ -138,7 +134,7 @@ void kt_turn_for(struct kloop_loop *loop, unsigned milliseconds)
 	uint64_t now;
 
 	while ((now = kloop_now()) < end)
-		kt_turn(loop, slice(end - now));
+		kt_turn(loop, end - now);
 }
 
 struct kloop_stats kt_stats(const struct kloop_loop *loop)

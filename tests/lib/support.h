@@ -76,6 +76,12 @@ void kt_loop_free(struct kloop_loop *loop);
 /* One turn that must not fail; -EINTR counts as a turn without callbacks. */
 int kt_turn(struct kloop_loop *loop, uint64_t timeout_ns);
 
+/*
+ * How long one turn may wait that waits for what another thread does: under a
+ * valgrind that lets no thread run during io_uring_enter(2), not long at once.
+ */
+uint64_t kt_slice(uint64_t timeout_ns);
+
 /* Turns until *value is at least target; the test fails after KT_PATIENCE_MS. */
 void kt_turn_until(struct kloop_loop *loop, const int *value, int target);
 
