@@ -318,9 +318,11 @@ static void check_expiry(struct kt_timer *timer)
 /* Nothing that is left may be older than what was called. */
 static void check_none_missed(uint64_t turn_began)
 {
+	/* One ck_assert() for all: each makes a system call, also where it holds. */
 	for (size_t i = 0; i < MANY; i++) {
-		ck_assert(kloop_timer_is_active(&model->timers[i].timer) == model->active[i]);
-		ck_assert(!model->active[i] || model->deadline[i] > turn_began);
+		if (kloop_timer_is_active(&model->timers[i].timer) != model->active[i] ||
+		    (model->active[i] && model->deadline[i] <= turn_began))
+			ck_abort_msg("timer %zu is not as the model has it", i);
 	}
 	ck_assert_uint_eq(KT_STAT(model->loop, timers_active), model->active_count);
 }
@@ -356,6 +358,7 @@ static void model_step(uint64_t *state, uint64_t spread_ns)
 START_TEST(a_long_history_like_the_model)
 {
 	uint64_t state = 0x9e3779b97f4a7c15u + (uint64_t)_i;
+	int steps;
 
 	model = calloc(1, sizeof(*model));
 	ck_assert_ptr_nonnull(model);
@@ -364,7 +367,9 @@ START_TEST(a_long_history_like_the_model)
 		kt_timer_init(&model->timers[i]);
 		model->timers[i].then = check_expiry;
 	}
-	for (int step = 1; step <= 100000; step++) {
+	/* The model looks at every timer for every expiry: under valgrind that takes half an hour. */
+	steps = kt_under_valgrind() ? 6000 : 100000;
+	for (int step = 1; step <= steps; step++) {
 		model_step(&state, 20 * KT_MS);
 		if (step % 500 == 0)
 			model_turn();
