@@ -31,6 +31,7 @@ struct kl_tls_secrets {
 	uint8_t server[KL_TLS_SECRET_MAX];
 	uint8_t client_bytes; /* 0: not seen */
 	uint8_t server_bytes;
+	bool renewed; /* a KeyUpdate was sent or received since */
 };
 
 /* The key of one direction. */

@@ -18,6 +18,9 @@ enum kl_ktls_ability {
  */
 unsigned kl_ktls_get_abilities(void);
 
+/* Does the environment have KLOOP_KTLS=0? Read once in a process. */
+bool kl_ktls_is_off(void);
+
 /*
  * Attach the ULP to a connected TCP socket; harmless if it is attached.
  *
