@@ -157,16 +157,25 @@ static int chain_keylog(SSL_CTX *ctx)
 	return r;
 }
 
+static bool is_key_update(OSSL_HANDSHAKE_STATE state)
+{
+	return state == TLS_ST_SR_KEY_UPDATE || state == TLS_ST_CR_KEY_UPDATE ||
+	       state == TLS_ST_SW_KEY_UPDATE || state == TLS_ST_CW_KEY_UPDATE;
+}
+
 /* Every step of the handshake: a name callback may have put another SSL_CTX in place. */
 static void on_info(const SSL *ssl, int where, int value)
 {
+	struct kl_tls_secrets *secrets = SSL_get_ex_data(ssl, secrets_index);
 	info_fn *former = (info_fn *)SSL_get_ex_data(ssl, info_index);
 	SSL_CTX *ctx = SSL_get_SSL_CTX(ssl);
 	const SSL *outer = in_info;
 
 	if (outer == ssl)
 		return;
-	if ((where & SSL_CB_LOOP) && SSL_in_init(ssl) && SSL_get_ex_data(ssl, secrets_index)) {
+	if (secrets && (where & SSL_CB_LOOP) && is_key_update(SSL_get_state(ssl)))
+		secrets->renewed = true;
+	if (secrets && (where & SSL_CB_LOOP) && SSL_in_init(ssl)) {
 		/* Without memory the secrets stay unseen, which the derivation will say. */
 		ERR_set_mark();
 		(void)chain_keylog(ctx);
