@@ -73,7 +73,7 @@ static void *get_buffer(struct kloop_tls *tls, size_t expected, size_t *ret_byte
 {
 	void *buffer;
 
-	if (expected >= ASK_MIN && !kl_stream_has(tls->stream, KL_STREAM_CLOSING) &&
+	if (expected >= ASK_MIN &&
 	    kl_stream_ask_owner(tls->stream, expected, &buffer, ret_bytes))
 		return buffer;
 	return kl_loop_get_hot_buffer(tls->stream->loop, KL_HOT_PLAIN, ret_bytes);
