@@ -15,8 +15,7 @@ struct client {
 };
 
 /* Is a direction's encryption in the kernel? Both may be, one, or none. */
-static void print_place(struct kloop_tls *tls, enum kloop_tls_direction direction,
-			const char *what)
+static void print_place(struct kloop_tls *tls, enum kloop_tls_direction direction, const char *what)
 {
 	int place = kloop_tls_get_ktls(tls, direction);
 
@@ -29,7 +28,8 @@ static void fail(struct client *client, int error)
 	struct kloop_tls *tls = kloop_tls_get(client->stream);
 
 	/* More than the code says: which alert, what of the certificate. */
-	fprintf(stderr, "tls_client: %s\n", tls ? kloop_tls_get_error_text(tls) : kloop_strerror(error));
+	fprintf(stderr, "tls_client: %s\n",
+		tls ? kloop_tls_get_error_text(tls) : kloop_strerror(error));
 	client->error = error;
 	kloop_stream_close(client->stream);
 }
@@ -121,8 +121,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: tls_client NAME ADDRESS PORT [CA-FILE]\n");
 		return 2;
 	}
-	snprintf(request, sizeof(request), "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n",
-		 argv[1]);
+	snprintf(request, sizeof(request),
+		 "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", argv[1]);
 	error = kloop_loop_new(NULL, &loop);
 	if (error == 0)
 		error = kloop_address_parse(argv[2], (uint16_t)atoi(argv[3]), &address);

@@ -220,8 +220,9 @@ def check_tls_client(tap, folder):
         for title, arguments, text in (
                 ("tls_client, another name", ("localhost", certificate), "hostname mismatch"),
                 ("tls_client, not trusted", ("server.test", other), "self-signed certificate")):
-            done = subprocess.run(command("tls_client", arguments[0], "127.0.0.1", port, arguments[1]),
-                                  text=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+            done = subprocess.run(
+                command("tls_client", arguments[0], "127.0.0.1", port, arguments[1]),
+                text=True, capture_output=True, timeout=TIMEOUT_SECONDS)
             refused = done.returncode == 1 and not done.stdout \
                 and done.stderr == f"tls_client: the peer's certificate is not acceptable: {text}\n"
             tap.result(title, None if refused else f"{done.returncode}: {done.stdout}{done.stderr}")
@@ -404,8 +405,8 @@ def main():
                "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_alone, check_echo, check_forward, check_tls, check_io_uring_off, check_kloop_info,
-              check_denied]
+    checks = [check_alone, check_echo, check_forward, check_tls, check_io_uring_off,
+              check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)
     for check in checks:
