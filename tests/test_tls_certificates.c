@@ -45,10 +45,12 @@ START_TEST(two_kinds_of_keys)
 {
 	kt_tls_use(pair.server_context, KT_CERT_RSA);
 	ck_assert_int_eq(kloop_tls_context_set_versions(pair.client_context, 0, KLOOP_TLS_1_2), 0);
-	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.client_context, "aRSA+AESGCM", NULL), 0);
+	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.client_context, "aRSA+AESGCM", NULL),
+			 0);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
-	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.client_context, "aECDSA+AESGCM", NULL), 0);
+	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.client_context, "aECDSA+AESGCM", NULL),
+			 0);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
 }
@@ -101,8 +103,8 @@ START_TEST(bad_certificates)
 		ck_assert_msg(r == cases[i].result, "case %zu: %s", i, kloop_error_name(r));
 		ck_assert_uint_eq(ERR_peek_error(), 0);
 	}
-	ck_assert_ptr_eq(SSL_CTX_get0_certificate(kloop_tls_context_get_ssl_ctx(pair.server_context)),
-			 leaf);
+	ck_assert_ptr_eq(
+		SSL_CTX_get0_certificate(kloop_tls_context_get_ssl_ctx(pair.server_context)), leaf);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
 	free(broken_text);
@@ -121,23 +123,28 @@ START_TEST(bad_certificates_in_memory)
 	const char *key = kt_cert_key_pem(KT_CERT_SERVER);
 	size_t chain_bytes = strlen(chain), key_bytes = strlen(key);
 
-	ck_assert_int_eq(kloop_tls_context_use_certificate(NULL, chain, chain_bytes, key, key_bytes),
+	ck_assert_int_eq(kloop_tls_context_use_certificate(NULL, chain, chain_bytes, key,
+							   key_bytes),
 			 -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_use_certificate(context, NULL, 0, key, key_bytes), -EINVAL);
+	ck_assert_int_eq(kloop_tls_context_use_certificate(context, NULL, 0, key, key_bytes),
+			 -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, chain_bytes, NULL, 0),
 			 -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, SIZE_MAX, key, key_bytes),
+	ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, SIZE_MAX, key,
+							   key_bytes),
 			 -EINVAL);
 	/* Any part of either is not the whole. */
 	for (size_t bytes = 0; bytes < chain_bytes - 1; bytes += 7)
-		ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, bytes, key, key_bytes),
+		ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, bytes, key,
+								   key_bytes),
 				 KLOOP_ERROR_TLS_CERTIFICATE);
 	for (size_t bytes = 0; bytes < key_bytes - 1; bytes += 7)
-		ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, chain_bytes, key, bytes),
+		ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, chain_bytes, key,
+								   bytes),
 				 KLOOP_ERROR_TLS_CERTIFICATE);
 	ck_assert_uint_eq(ERR_peek_error(), 0);
-	ck_assert_int_eq(kloop_tls_context_use_certificate(context, chain, chain_bytes, key, key_bytes),
-			 0);
+	ck_assert_int_eq(
+		kloop_tls_context_use_certificate(context, chain, chain_bytes, key, key_bytes), 0);
 }
 END_TEST
 
@@ -151,8 +158,8 @@ static char *make_trust_folder(enum kt_cert ca)
 	ck_assert_int_gt(asprintf(&path, "%s/rehashed", kt_cert_folder()), 0);
 	ck_assert_int_eq(mkdir(path, 0700), 0);
 	ck_assert_int_gt(asprintf(&link, "%s/%08lx.0", path,
-				  X509_NAME_hash_ex(X509_get_subject_name(kt_cert_get(ca)), NULL, NULL,
-						    NULL)),
+				  X509_NAME_hash_ex(X509_get_subject_name(kt_cert_get(ca)), NULL,
+						    NULL, NULL)),
 			 0);
 	ck_assert_int_eq(symlink(kt_cert_path(ca), link), 0);
 	free(link);
@@ -183,7 +190,8 @@ START_TEST(trust_from_files)
 	ck_assert_int_eq(kloop_tls_context_load_trust(context, NULL, folder), 0);
 	ck_assert_int_eq(shake_with(context), 1);
 	context = kt_tls_context(KLOOP_TLS_CLIENT);
-	ck_assert_int_eq(kloop_tls_context_load_trust(context, kt_cert_path(KT_CERT_OTHER_CA), folder), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_load_trust(context, kt_cert_path(KT_CERT_OTHER_CA), folder), 0);
 	ck_assert_int_eq(shake_with(context), 1);
 	free(folder);
 }
@@ -304,7 +312,8 @@ END_TEST
 
 START_TEST(verification_off)
 {
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_NONE), 0);
+	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_NONE),
+			 0);
 	kloop_tls_context_unref(pair.server_context);
 	pair.server_context = kt_tls_server(KT_CERT_UNTRUSTED);
 	kt_tls_pair_shake(&pair, NULL);
@@ -317,11 +326,14 @@ END_TEST
 START_TEST(bad_verify)
 {
 	ck_assert_int_eq(kloop_tls_context_set_verify(NULL, KLOOP_TLS_VERIFY_NONE), -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, (enum kloop_tls_verify)3),
+	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context,
+						      (enum kloop_tls_verify)3),
 			 -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_OPTIONAL),
+	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context,
+						      KLOOP_TLS_VERIFY_OPTIONAL),
 			 -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
 }
 END_TEST
 
@@ -374,7 +386,8 @@ END_TEST
 START_TEST(servers_have_no_trust)
 {
 	ck_assert_int_eq(setenv(X509_get_default_cert_file_env(), kt_cert_path(KT_CERT_CA), 1), 0);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.server_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_verify(pair.server_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
 	kt_tls_use(pair.client_context, KT_CERT_CLIENT);
 	kt_tls_pair_shake(&pair, "example.test");
 	ck_assert_int_eq(pair.server_result, KLOOP_ERROR_TLS_VERIFY);

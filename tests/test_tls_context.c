@@ -69,7 +69,8 @@ START_TEST(versions_are_checked)
 	ck_assert_int_eq(kloop_tls_context_set_versions(NULL, 0, 0), -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_set_versions(context, 0x0302, 0), -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_set_versions(context, 0, 0x0305), -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_versions(context, KLOOP_TLS_1_3, KLOOP_TLS_1_2), -EINVAL);
+	ck_assert_int_eq(kloop_tls_context_set_versions(context, KLOOP_TLS_1_3, KLOOP_TLS_1_2),
+			 -EINVAL);
 	ck_assert_int_eq(SSL_CTX_get_min_proto_version(ssl_ctx), TLS1_2_VERSION);
 	ck_assert_int_eq(kloop_tls_context_set_versions(context, 0, KLOOP_TLS_1_2), 0);
 	/* The end that was set before counts. */
@@ -124,10 +125,12 @@ START_TEST(ciphers)
 	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, NULL, NULL), 0);
 	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, "NO-SUCH-CIPHER", NULL), -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, "", NULL), -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, NULL, "TLS_NO_SUCH_SUITE"), -EINVAL);
+	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, NULL, "TLS_NO_SUCH_SUITE"),
+			 -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, NULL, ""), -EINVAL);
 	/* Neither list changes if one is bad. */
-	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, "NO-SUCH-CIPHER", "TLS_AES_128_GCM_SHA256"),
+	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, "NO-SUCH-CIPHER",
+						       "TLS_AES_128_GCM_SHA256"),
 			 -EINVAL);
 	ck_assert_int_eq(kloop_tls_context_set_ciphers(context, "ECDHE-ECDSA-AES128-GCM-SHA256",
 						       "TLS_NO_SUCH_SUITE"),
@@ -149,8 +152,8 @@ START_TEST(ciphers)
 	ck_assert_str_eq(kloop_tls_get_cipher(pair.client), "ECDHE-ECDSA-AES128-GCM-SHA256");
 
 	/* None in common. */
-	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.server_context, "ECDHE-ECDSA-AES256-GCM-SHA384",
-						       NULL),
+	ck_assert_int_eq(kloop_tls_context_set_ciphers(pair.server_context,
+						       "ECDHE-ECDSA-AES256-GCM-SHA384", NULL),
 			 0);
 	kt_tls_pair_shake(&pair, "example.test");
 	ck_assert_int_eq(pair.server_result, KLOOP_ERROR_TLS_PROTOCOL);
@@ -164,7 +167,8 @@ START_TEST(kernel_mode)
 	struct kloop_tls *tls;
 
 	ck_assert_int_eq(kloop_tls_context_set_ktls(NULL, KLOOP_KTLS_ON), -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_ktls(pair.client_context, (enum kloop_ktls_mode)3), -EINVAL);
+	ck_assert_int_eq(kloop_tls_context_set_ktls(pair.client_context, (enum kloop_ktls_mode)3),
+			 -EINVAL);
 	tls = kt_tls_session(pair.client_context, NULL);
 	ck_assert_int_eq(tls->ktls_mode, KLOOP_KTLS_AUTO);
 	kloop_tls_free(tls);
@@ -190,12 +194,9 @@ static const struct {
 	size_t client_count, server_count;
 	const char *agreed;
 } alpn_cases[] = {
-	{ h2, h2, 2, 2, "h2" },
-	{ h2, h1, 2, 2, "http/1.1" }, /* the server's choice */
-	{ h2, h1, 1, 2, "h2" },
-	{ h2, other, 2, 1, NULL },
-	{ NULL, h2, 0, 2, NULL },
-	{ h2, NULL, 2, 0, NULL },
+	{ h2, h2, 2, 2, "h2" },	  { h2, h1, 2, 2, "http/1.1" }, /* the server's choice */
+	{ h2, h1, 1, 2, "h2" },	  { h2, other, 2, 1, NULL },
+	{ NULL, h2, 0, 2, NULL }, { h2, NULL, 2, 0, NULL },
 };
 
 START_TEST(alpn)
@@ -267,7 +268,8 @@ static void on_keylog(const char *line, void *user)
 
 	ck_assert_ptr_eq(user, &keylog_lines);
 	keylog_lines++;
-	if (sscanf(line, "%63[A-Z0-9_] %64[0-9a-fA-F] %256[0-9a-fA-F]", label, random, secret) != 3 ||
+	if (sscanf(line, "%63[A-Z0-9_] %64[0-9a-fA-F] %256[0-9a-fA-F]", label, random, secret) !=
+		    3 ||
 	    strlen(random) != 64 || strlen(secret) < 64 || strchr(line, '\n'))
 		keylog_bad++;
 }
@@ -284,7 +286,8 @@ START_TEST(keylog)
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
 	ck_assert_int_eq(keylog_lines, 0);
-	ck_assert_int_eq(kloop_tls_context_set_keylog(pair.client_context, on_keylog, &keylog_lines), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_keylog(pair.client_context, on_keylog, &keylog_lines), 0);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
 	ck_assert_int_eq(keylog_lines, _i ? 1 : 5);
@@ -345,7 +348,8 @@ static int run_all(void)
 		r = kloop_tls_context_load_certificate(context, kt_cert_path(KT_CERT_CHAINED),
 						       kt_cert_key_path(KT_CERT_CHAINED));
 	if (r == 0)
-		r = kloop_tls_context_load_trust(context, kt_cert_path(KT_CERT_CA), kt_cert_folder());
+		r = kloop_tls_context_load_trust(context, kt_cert_path(KT_CERT_CA),
+						 kt_cert_folder());
 	if (r == 0)
 		r = kloop_tls_context_set_alpn(context, protocols, 2);
 	if (r == 0)

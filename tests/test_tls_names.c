@@ -51,7 +51,8 @@ static void make_named_pair(void)
 	name_calls = 0;
 	name_result = 0;
 	other_context = kt_tls_server(KT_CERT_OTHER_NAME);
-	ck_assert_int_eq(kloop_tls_context_set_name_function(pair.server_context, on_name, &name_calls), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_name_function(pair.server_context, on_name, &name_calls), 0);
 }
 
 static void free_named_pair(void)
@@ -63,7 +64,8 @@ static void free_named_pair(void)
 START_TEST(name_function)
 {
 	ck_assert_int_eq(kloop_tls_context_set_name_function(NULL, on_name, NULL), -EINVAL);
-	ck_assert_int_eq(kloop_tls_context_set_name_function(pair.client_context, on_name, NULL), -EINVAL);
+	ck_assert_int_eq(kloop_tls_context_set_name_function(pair.client_context, on_name, NULL),
+			 -EINVAL);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
 	ck_assert_str_eq(named, "example.test");

@@ -62,7 +62,8 @@ START_TEST(nothing_is_known_before)
 		ck_assert(!kloop_tls_is_resumed(tls));
 		ck_assert_int_eq(kloop_tls_copy_peer_certificate(tls, NULL, 0), -ENOENT);
 		ck_assert_int_eq(kloop_tls_get_ktls(tls, KLOOP_TLS_SEND), KLOOP_ERROR_KTLS_UNUSED);
-		ck_assert_int_eq(kloop_tls_get_ktls(tls, KLOOP_TLS_RECEIVE), KLOOP_ERROR_KTLS_UNUSED);
+		ck_assert_int_eq(kloop_tls_get_ktls(tls, KLOOP_TLS_RECEIVE),
+				 KLOOP_ERROR_KTLS_UNUSED);
 		ck_assert_int_eq(kloop_tls_get_ktls(tls, (enum kloop_tls_direction)2), -EINVAL);
 		ck_assert_int_eq(kloop_tls_get_verify_result(tls), X509_V_OK);
 		ck_assert_int_eq(kloop_tls_get_alert(tls), -1);
@@ -108,7 +109,7 @@ START_TEST(settings)
 	ck_assert_uint_eq(tls->handshake_ns, KLOOP_FOREVER);
 	ck_assert_uint_eq(tls->shutdown_ns, 0);
 	ck_assert_int_eq(kloop_tls_set_ktls(tls, KLOOP_KTLS_ON), 0);
-	ck_assert_int_eq(kloop_tls_set_ktls(tls, (enum kloop_ktls_mode)-1), -EINVAL);
+	ck_assert_int_eq(kloop_tls_set_ktls(tls, (enum kloop_ktls_mode) - 1), -EINVAL);
 	ck_assert_int_eq(tls->ktls_mode, KLOOP_KTLS_ON);
 	ck_assert_int_eq(kloop_tls_feed(tls, NULL, 1), -EINVAL);
 	ck_assert_int_eq(kloop_tls_feed(tls, NULL, 0), 0);
@@ -222,7 +223,9 @@ static const struct {
 	{ "[2001:db8::1]", -EINVAL, NULL },
 	{ "https://example.test", -EINVAL, NULL },
 	{ "example.test ", -EINVAL, NULL },
-	{ "b\xc3\xbc" "cher.test", -EINVAL, NULL },
+	{ "b\xc3\xbc"
+	  "cher.test",
+	  -EINVAL, NULL },
 	{ NULL, -EINVAL, NULL },
 };
 
@@ -237,9 +240,9 @@ START_TEST(names)
 		ck_assert_str_eq(kloop_tls_get_name(tls), name_cases[_i].sent);
 	else
 		ck_assert_ptr_null(kloop_tls_get_name(tls));
-	ck_assert_int_eq(kl_tls_check_ready(tls),
-			 name_cases[_i].name && name_cases[_i].name[0] == '\0' ? KLOOP_ERROR_TLS_VERIFY :
-										 0);
+	ck_assert_int_eq(
+		kl_tls_check_ready(tls),
+		name_cases[_i].name && name_cases[_i].name[0] == '\0' ? KLOOP_ERROR_TLS_VERIFY : 0);
 	kloop_tls_free(tls);
 }
 END_TEST
@@ -294,7 +297,8 @@ START_TEST(peer_certificate)
 	ck_assert_int_eq(kloop_tls_copy_peer_certificate(pair.client, NULL, 0), bytes);
 	ck_assert_int_eq(kloop_tls_copy_peer_certificate(pair.client, buffer, (size_t)bytes - 1),
 			 -EMSGSIZE);
-	ck_assert_int_eq(kloop_tls_copy_peer_certificate(pair.client, buffer, (size_t)bytes), bytes);
+	ck_assert_int_eq(kloop_tls_copy_peer_certificate(pair.client, buffer, (size_t)bytes),
+			 bytes);
 	ck_assert_mem_eq(buffer, expected, bytes);
 	ck_assert_int_eq(kloop_tls_copy_peer_certificate(pair.server, NULL, 0), -ENOENT);
 	OPENSSL_free(expected);
@@ -357,7 +361,8 @@ START_TEST(resume_with_certificate)
 	struct kloop_tls_ticket *ticket;
 
 	kt_tls_trust(pair.server_context, KT_CERT_CA);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.server_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_verify(pair.server_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
 	kt_tls_use(pair.client_context, KT_CERT_CLIENT);
 	kt_tls_pair_shake(&pair, "example.test");
 	kt_tls_pair_check_open(&pair);
@@ -392,14 +397,16 @@ START_TEST(tickets_of_others)
 	ck_assert_ptr_null(SSL_get_session(kloop_tls_get_ssl(tls)));
 	kloop_tls_free(tls);
 
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_NONE), 0);
+	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_NONE),
+			 0);
 	kt_tls_pair_shake(&pair, "example.test");
 	unverified = get_ticket();
 	/* Whoever looks at nothing may use both. */
 	kt_tls_pair_make(&pair, "localhost");
 	ck_assert_int_eq(kloop_tls_set_ticket(pair.client, unverified), 0);
 	ck_assert_int_eq(kloop_tls_set_ticket(pair.client, ticket), 0);
-	ck_assert_int_eq(kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
+	ck_assert_int_eq(
+		kloop_tls_context_set_verify(pair.client_context, KLOOP_TLS_VERIFY_REQUIRED), 0);
 	tls = kt_tls_session(pair.client_context, "example.test");
 	ck_assert_int_eq(kloop_tls_set_ticket(tls, unverified), -EINVAL);
 	kloop_tls_free(tls);
@@ -460,7 +467,8 @@ START_TEST(end_in_handshake)
 	BIO_set_mem_eof_return(in, 0);
 	SSL_set_bio(kloop_tls_get_ssl(tls), in, BIO_new(BIO_s_mem()));
 	ck_assert_int_lt(SSL_do_handshake(kloop_tls_get_ssl(tls)), 1);
-	ck_assert_int_eq(kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL), KLOOP_ERROR_TLS_TRUNCATED);
+	ck_assert_int_eq(kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL),
+			 KLOOP_ERROR_TLS_TRUNCATED);
 	kloop_tls_free(tls);
 }
 END_TEST
@@ -476,7 +484,8 @@ static const struct {
 	{ ERR_LIB_SSL, SSL_R_BAD_SIGNATURE, -ETIMEDOUT, -ETIMEDOUT },
 	{ ERR_LIB_SSL, SSL_R_BAD_SIGNATURE, KLOOP_ERROR_TLS_TRUNCATED, KLOOP_ERROR_TLS_TRUNCATED },
 	{ ERR_LIB_SSL, ERR_R_INTERNAL_ERROR, KLOOP_ERROR_TLS_PROTOCOL, KLOOP_ERROR_TLS_LIBRARY },
-	{ ERR_LIB_SSL, SSL_R_NO_PROTOCOLS_AVAILABLE, KLOOP_ERROR_TLS_PROTOCOL, KLOOP_ERROR_TLS_LIBRARY },
+	{ ERR_LIB_SSL, SSL_R_NO_PROTOCOLS_AVAILABLE, KLOOP_ERROR_TLS_PROTOCOL,
+	  KLOOP_ERROR_TLS_LIBRARY },
 	{ ERR_LIB_SSL, ERR_R_MALLOC_FAILURE, KLOOP_ERROR_TLS_PROTOCOL, -ENOMEM },
 	{ ERR_LIB_CRYPTO, ERR_R_MALLOC_FAILURE, KLOOP_ERROR_TLS_PROTOCOL, -ENOMEM },
 	{ ERR_LIB_EVP, ERR_R_INTERNAL_ERROR, KLOOP_ERROR_TLS_PROTOCOL, KLOOP_ERROR_TLS_LIBRARY },
@@ -497,7 +506,8 @@ START_TEST(errors_are_refined)
 	ck_assert_int_eq(kl_tls_note_failure(tls, error_cases[_i].given), error_cases[_i].result);
 	ck_assert_uint_eq(ERR_peek_error(), 0);
 	ck_assert_int_eq(ERR_GET_LIB(kloop_tls_get_openssl_error(tls)), error_cases[_i].library);
-	ck_assert_ptr_nonnull(strstr(kloop_tls_get_error_text(tls), kloop_strerror(error_cases[_i].result)));
+	ck_assert_ptr_nonnull(
+		strstr(kloop_tls_get_error_text(tls), kloop_strerror(error_cases[_i].result)));
 	kloop_tls_free(tls);
 }
 END_TEST

@@ -239,8 +239,8 @@ int kloop_tls_set_name(struct kloop_tls *tls, const char *name)
 	bytes = parse_ip(name, address);
 	if (bytes > 0 || name[0] == '\0') {
 		clear_name(tls);
-		if (bytes > 0 && X509_VERIFY_PARAM_set1_ip(SSL_get0_param(tls->ssl), address,
-							   bytes) != 1)
+		if (bytes > 0 &&
+		    X509_VERIFY_PARAM_set1_ip(SSL_get0_param(tls->ssl), address, bytes) != 1)
 			r = -ENOMEM;
 	} else {
 		r = set_host(tls, name);

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #define DAY 86400L
-#define NAMES                                                                          \
+#define NAMES \
 	"DNS:localhost,DNS:example.test,DNS:*.wild.test,DNS:pre*.part.test,IP:127.0.0.1,IP:::1"
 
 enum purpose { CA, SERVER, CLIENT };
@@ -47,8 +47,8 @@ static const struct recipe {
 	[KT_CERT_UNTRUSTED] = { "untrusted", "untrusted", NAMES, SERVER, KT_CERT_OTHER_CA, -1, 30 },
 	[KT_CERT_CLIENT] = { "client", "client", "email:client@example.test", CLIENT, KT_CERT_CA,
 			     -1, 30 },
-	[KT_CERT_CLIENT_EXPIRED] = { "client-expired", "client", "email:client@example.test", CLIENT,
-				     KT_CERT_CA, -30, -1 },
+	[KT_CERT_CLIENT_EXPIRED] = { "client-expired", "client", "email:client@example.test",
+				     CLIENT, KT_CERT_CA, -30, -1 },
 	[KT_CERT_CLIENT_UNTRUSTED] = { "client-untrusted", "client", "email:client@example.test",
 				       CLIENT, KT_CERT_OTHER_CA, -1, 30 },
 };
@@ -120,14 +120,14 @@ X509 *kt_cert_get(enum kt_cert which)
 	issuer = recipe->issuer == which ? certificate : kt_cert_get(recipe->issuer);
 	ck_assert_int_eq(X509_set_version(certificate, 2), 1);
 	ck_assert_int_eq(ASN1_INTEGER_set(X509_get_serialNumber(certificate), which + 1), 1);
-	ck_assert_ptr_nonnull(X509_gmtime_adj(X509_getm_notBefore(certificate),
-					      recipe->first_day * DAY));
-	ck_assert_ptr_nonnull(X509_gmtime_adj(X509_getm_notAfter(certificate),
-					      recipe->last_day * DAY));
-	ck_assert_int_eq(X509_NAME_add_entry_by_txt(
-				 X509_get_subject_name(certificate), "CN", MBSTRING_UTF8,
-				 (const unsigned char *)recipe->common_name, -1, -1, 0),
-			 1);
+	ck_assert_ptr_nonnull(
+		X509_gmtime_adj(X509_getm_notBefore(certificate), recipe->first_day * DAY));
+	ck_assert_ptr_nonnull(
+		X509_gmtime_adj(X509_getm_notAfter(certificate), recipe->last_day * DAY));
+	ck_assert_int_eq(
+		X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_UTF8,
+					   (const unsigned char *)recipe->common_name, -1, -1, 0),
+		1);
 	ck_assert_int_eq(X509_set_issuer_name(certificate, X509_get_subject_name(issuer)), 1);
 	ck_assert_int_eq(X509_set_pubkey(certificate, kt_cert_get_key(which)), 1);
 	add_extensions(certificate, issuer, recipe);
@@ -169,10 +169,10 @@ static char *write_key(enum kt_cert which, const EVP_CIPHER *cipher, const char 
 {
 	BIO *bio = BIO_new(BIO_s_mem());
 
-	ck_assert_int_eq(PEM_write_bio_PKCS8PrivateKey(bio, kt_cert_get_key(which), cipher, password,
-						       password ? (int)strlen(password) : 0, NULL,
-						       NULL),
-			 1);
+	ck_assert_int_eq(
+		PEM_write_bio_PKCS8PrivateKey(bio, kt_cert_get_key(which), cipher, password,
+					      password ? (int)strlen(password) : 0, NULL, NULL),
+		1);
 	return take_text(bio);
 }
 

@@ -18,18 +18,18 @@
  * ::1 but where something else is said; the names of clients are mail addresses.
  */
 enum kt_cert {
-	KT_CERT_CA,           /* trust this one */
+	KT_CERT_CA,	      /* trust this one */
 	KT_CERT_OTHER_CA,     /* and not this one */
 	KT_CERT_INTERMEDIATE, /* a CA by KT_CERT_CA */
 	KT_CERT_SERVER,
-	KT_CERT_RSA,         /* as KT_CERT_SERVER, RSA of 2048 bits */
+	KT_CERT_RSA,	     /* as KT_CERT_SERVER, RSA of 2048 bits */
 	KT_CERT_CHAINED,     /* by KT_CERT_INTERMEDIATE, which is in its PEM text */
 	KT_CERT_OTHER_NAME,  /* "other.test" only */
 	KT_CERT_COMMON_NAME, /* no names but the subject's common name, "example.test" */
 	KT_CERT_EXPIRED,
-	KT_CERT_FUTURE,      /* not valid yet */
+	KT_CERT_FUTURE, /* not valid yet */
 	KT_CERT_SELF_SIGNED,
-	KT_CERT_UNTRUSTED,   /* by KT_CERT_OTHER_CA */
+	KT_CERT_UNTRUSTED, /* by KT_CERT_OTHER_CA */
 	KT_CERT_CLIENT,
 	KT_CERT_CLIENT_EXPIRED,
 	KT_CERT_CLIENT_UNTRUSTED,

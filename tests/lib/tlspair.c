@@ -164,8 +164,10 @@ static void pass(struct kloop_tls *from, struct kloop_tls *to)
 
 void kt_tls_pair_check_open(struct kt_tls_pair *pair)
 {
-	ck_assert_msg(pair->client_result == 1, "client: %s", kloop_tls_get_error_text(pair->client));
-	ck_assert_msg(pair->server_result == 1, "server: %s", kloop_tls_get_error_text(pair->server));
+	ck_assert_msg(pair->client_result == 1, "client: %s",
+		      kloop_tls_get_error_text(pair->client));
+	ck_assert_msg(pair->server_result == 1, "server: %s",
+		      kloop_tls_get_error_text(pair->server));
 	pass(pair->client, pair->server);
 	pass(pair->server, pair->client);
 }
