@@ -3,12 +3,10 @@
  * The fake kernel TLS, before anything is tested with it: what it seals OpenSSL
  * reads, what OpenSSL seals it opens, and it answers as Linux does.
  */
-#include "fakektls.h"
+#include "fakelink.h"
 #include "sslpair.h"
 #include "streams.h"
 #include "support.h"
-#include "tls/ktls.h"
-#include "tls/record.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -19,7 +17,12 @@
 
 #define MEGABYTE ((size_t)1 << 20)
 
-static const struct kt_ktls_kernel linux_6_1, linux_6_14 = { .rekey = true };
+/* A system call that fails with this errno. */
+#define FAILS(call, code)                  \
+	do {                               \
+		ck_assert_int_eq(call, -1); \
+		ck_assert_int_eq(errno, code); \
+	} while (0)
 
 /* ---- against OpenSSL -------------------------------------------------- */
 
@@ -100,7 +103,7 @@ START_TEST(every_suite_both_ways)
 
 	ck_assert_ptr_nonnull(large);
 	kt_fill(large, 100000, 0);
-	against_begin(&against, &kt_suites[_i], &linux_6_1);
+	against_begin(&against, &kt_suites[_i], &kt_linux_6_1);
 	for (int i = 0; i < 3; i++) {
 		ck_assert_int_eq(send(against.fds[0], "to OpenSSL", 10, 0), 10);
 		expect_of_fake(&against, "to OpenSSL", 10);
@@ -131,7 +134,7 @@ START_TEST(wrong_keys_are_found)
 	uint8_t byte;
 	int fds[2];
 
-	against_begin(&against, suite, &linux_6_1);
+	against_begin(&against, suite, &kt_linux_6_1);
 	kt_tcp_pair(fds);
 	switch (_i / KT_SUITES) {
 	case 0:
@@ -170,7 +173,7 @@ START_TEST(controls_to_and_from_openssl)
 	struct iovec vector = { (void *)(uintptr_t)close_notify, 2 };
 	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
 
-	against_begin(&against, &kt_suites[_i], &linux_6_1);
+	against_begin(&against, &kt_suites[_i], &kt_linux_6_1);
 	kl_ktls_put_type(&message, &control, KL_TLS_ALERT);
 	ck_assert_int_eq(sendmsg(against.fds[0], &message, 0), 2);
 	ck_assert_int_gt(read(against.fds[1], buffer, sizeof(buffer)), 2);
@@ -192,91 +195,14 @@ START_TEST(controls_to_and_from_openssl)
 }
 END_TEST
 
-/* ---- two fakes -------------------------------------------------------- */
-
-struct link {
-	int fds[2];
-	struct kl_tls_key keys[2]; /* with which each end sends */
-};
-
-static struct kl_tls_key make_key(unsigned version, int seed)
-{
-	struct kl_tls_key key = {
-		.version = (uint16_t)version,
-		.aead = KL_TLS_AES_128_GCM,
-		.key_bytes = 16,
-		.secret_bytes = 32,
-		.sequence = 5,
-	};
-
-	memset(key.secret, seed, 32);
-	memset(key.key, seed, 16);
-	memset(key.iv, seed + 1, 12);
-	return key;
-}
-
-static void link_begin(struct link *link, unsigned version, const struct kt_ktls_kernel *kernel)
-{
-	kt_ktls_install(kernel);
-	kt_tcp_pair(link->fds);
-	for (int end = 0; end < 2; end++)
-		link->keys[end] = make_key(version, 17 * end + 3);
-	for (int end = 0; end < 2; end++) {
-		ck_assert_int_eq(kl_ktls_attach(link->fds[end]), 0);
-		ck_assert_int_eq(kl_ktls_set_key(link->fds[end], true, &link->keys[end], 9), 0);
-		ck_assert_int_eq(kl_ktls_set_key(link->fds[end], false, &link->keys[!end], 0), 0);
-	}
-}
-
-static void link_end(struct link *link)
-{
-	for (int end = 0; end < 2; end++)
-		if (link->fds[end] >= 0)
-			kt_close(link->fds[end]);
-	kt_ktls_remove();
-}
-
-static ssize_t send_control(int fd, uint8_t type, const void *data, size_t bytes)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[KL_KTLS_CONTROL_BYTES];
-	} control;
-	struct iovec vector = { (void *)(uintptr_t)data, bytes };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
-
-	kl_ktls_put_type(&message, &control, type);
-	return sendmsg(fd, &message, MSG_DONTWAIT);
-}
-
-static ssize_t receive_typed(int fd, void *buffer, size_t bytes, int *ret_type, int *ret_flags)
-{
-	union {
-		struct cmsghdr align;
-		char bytes[KL_KTLS_CONTROL_BYTES];
-	} control;
-	struct iovec vector = { buffer, bytes };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
-	ssize_t r = recvmsg(fd, &message, MSG_DONTWAIT);
-
-	*ret_type = r < 0 ? -1 : kl_ktls_get_type(&message);
-	*ret_flags = message.msg_flags;
-	return r;
-}
-
-#define FAILS(call, code)                  \
-	do {                               \
-		ck_assert_int_eq(call, -1); \
-		ck_assert_int_eq(errno, code); \
-	} while (0)
+/* ---- system calls ------------------------------------------------------- */
 
 /* Until then nothing is encrypted, and refusals leave the socket as it was. */
 START_TEST(attach_and_keys)
 {
 	const struct kt_ktls_kernel missing = { .missing = true };
 	const struct kt_ktls_kernel refusing = { .refuse_send = ENOENT, .refuse_receive = ENOMEM };
-	struct kl_tls_key key = make_key(KLOOP_TLS_1_3, 1);
+	struct kl_tls_key key = kt_link_key(KLOOP_TLS_1_3, 1);
 	struct kt_ktls_state state;
 	char buffer[8];
 	int fds[2], unconnected = socket(AF_INET, SOCK_STREAM, 0);
@@ -309,7 +235,7 @@ START_TEST(attach_and_keys)
 	/* The number of a closed descriptor says nothing. */
 	kt_tcp_pair(fds);
 	ck_assert(!kt_ktls_get_state(fds[0], &state));
-	kt_ktls_install(&linux_6_14);
+	kt_ktls_install(&kt_linux_6_14);
 	ck_assert_uint_eq(kl_ktls_get_abilities(), KL_KTLS_ULP | KL_KTLS_REKEY);
 	ck_assert_int_eq(kl_ktls_attach(fds[0]), 0);
 	ck_assert_int_eq(kl_ktls_set_key(fds[0], true, &key, 0), 0);
@@ -324,41 +250,41 @@ END_TEST
 
 START_TEST(data_and_controls_in_order)
 {
-	struct link link;
+	struct kt_link link;
 	char buffer[64];
 	int type, flags;
 
-	link_begin(&link, _i ? KLOOP_TLS_1_3 : KLOOP_TLS_1_2, &linux_6_1);
+	kt_link_begin(&link, _i ? KLOOP_TLS_1_3 : KLOOP_TLS_1_2, &kt_linux_6_1);
 	FAILS(recv(link.fds[1], buffer, 64, MSG_DONTWAIT), EAGAIN);
 	ck_assert_int_eq(send(link.fds[0], "one", 3, 0), 3);
 	ck_assert_int_eq(send(link.fds[0], "two", 3, 0), 3);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_HANDSHAKE, "ticket", 6), 6);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_HANDSHAKE, "another", 7), 7);
+	ck_assert_int_eq(kt_send_control(link.fds[0], KL_TLS_HANDSHAKE, "ticket", 6), 6);
+	ck_assert_int_eq(kt_send_control(link.fds[0], KL_TLS_HANDSHAKE, "another", 7), 7);
 	ck_assert_int_eq(send(link.fds[0], "three", 5, 0), 5);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_ALERT, "\1\0", 2), 2);
+	ck_assert_int_eq(kt_send_control(link.fds[0], KL_TLS_ALERT, "\1\0", 2), 2);
 	/* Data of several records in one receive, in pieces too; never with a control. */
 	ck_assert_int_eq(recv(link.fds[1], buffer, 1, 0), 1);
 	ck_assert_int_eq(recv(link.fds[1], buffer + 1, 63, 0), 5);
 	ck_assert_mem_eq(buffer, "onetwo", 6);
 	for (int i = 0; i < 3; i++)
 		FAILS(recv(link.fds[1], buffer, 64, MSG_DONTWAIT), EIO);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 4, &type, &flags), 4);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 4, &type, &flags), 4);
 	ck_assert_int_eq(type, KL_TLS_HANDSHAKE);
 	ck_assert_int_eq(flags & MSG_EOR, 0);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer + 4, 60, &type, &flags), 2);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer + 4, 60, &type, &flags), 2);
 	ck_assert_int_eq(type, KL_TLS_HANDSHAKE);
 	ck_assert_int_ne(flags & MSG_EOR, 0);
 	ck_assert_mem_eq(buffer, "ticket", 6);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 64, &type, &flags), 7);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), 7);
 	ck_assert_mem_eq(buffer, "another", 7);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 64, &type, &flags), 5);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), 5);
 	ck_assert_int_eq(type, KL_TLS_DATA);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 64, &type, &flags), 2);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), 2);
 	ck_assert_int_eq(type, KL_TLS_ALERT);
 	ck_assert_int_eq(shutdown(link.fds[0], SHUT_WR), 0);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 64, &type, &flags), 0);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), 0);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 0);
-	link_end(&link);
+	kt_link_end(&link);
 }
 END_TEST
 
@@ -370,10 +296,10 @@ START_TEST(flags_and_messages_that_linux_refuses)
 	} control;
 	struct iovec vector = { (void *)(uintptr_t)"x", 1 };
 	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1 };
-	struct link link;
+	struct kt_link link;
 	char byte;
 
-	link_begin(&link, KLOOP_TLS_1_3, &linux_6_1);
+	kt_link_begin(&link, KLOOP_TLS_1_3, &kt_linux_6_1);
 	FAILS(send(link.fds[0], "x", 1, MSG_WAITALL), EOPNOTSUPP);
 	FAILS(send(link.fds[0], "x", 1, MSG_OOB), EOPNOTSUPP);
 	kl_ktls_put_type(&message, &control, KL_TLS_ALERT);
@@ -381,23 +307,23 @@ START_TEST(flags_and_messages_that_linux_refuses)
 	control.align.cmsg_type = 2;
 	FAILS(sendmsg(link.fds[0], &message, 0), EINVAL);
 	FAILS(recv(link.fds[1], &byte, 1, MSG_DONTWAIT), EAGAIN);
-	link_end(&link);
+	kt_link_end(&link);
 }
 END_TEST
 
 START_TEST(limits_of_one_call)
 {
 	const struct kt_ktls_kernel kernel = { .send_max = 5, .receive_max = 3 };
-	struct link link;
+	struct kt_link link;
 	char buffer[64];
 
-	link_begin(&link, KLOOP_TLS_1_3, &kernel);
+	kt_link_begin(&link, KLOOP_TLS_1_3, &kernel);
 	ck_assert_int_eq(send(link.fds[0], "0123456789", 10, 0), 5);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_HANDSHAKE, "0123456789", 10), 10);
+	ck_assert_int_eq(kt_send_control(link.fds[0], KL_TLS_HANDSHAKE, "0123456789", 10), 10);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 3);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 2);
 	FAILS(recv(link.fds[1], buffer, 64, 0), EIO);
-	link_end(&link);
+	kt_link_end(&link);
 }
 END_TEST
 
@@ -406,11 +332,11 @@ START_TEST(back_pressure)
 {
 	char *data = malloc(MEGABYTE), *back = malloc(MEGABYTE);
 	size_t sent = 0, received = 0;
-	struct link link;
+	struct kt_link link;
 	ssize_t r;
 
 	ck_assert(data && back);
-	link_begin(&link, KLOOP_TLS_1_3, &linux_6_1);
+	kt_link_begin(&link, KLOOP_TLS_1_3, &kt_linux_6_1);
 	for (;;) {
 		kt_fill(data, MEGABYTE, sent);
 		r = send(link.fds[0], data, MEGABYTE, MSG_DONTWAIT);
@@ -427,38 +353,38 @@ START_TEST(back_pressure)
 		received += (size_t)r;
 	}
 	ck_assert_uint_eq(received, sent);
-	link_end(&link);
+	kt_link_end(&link);
 	free(data);
 	free(back);
 }
 END_TEST
 
-/* From 6.14 on: nothing but -EKEYEXPIRED until there is a new key. Before: the key cannot change. */
+/* From 6.14 on: -EKEYEXPIRED until there is a new key. Before: the key cannot change. */
 START_TEST(key_update)
 {
 	static const uint8_t update[] = { 24, 0, 0, 1, 0 };
 	const bool rekey = _i;
-	struct link link;
+	struct kt_link link;
 	char buffer[64];
 	int type, flags;
 
-	link_begin(&link, KLOOP_TLS_1_3, rekey ? &linux_6_14 : &linux_6_1);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_HANDSHAKE, update, 5), 5);
+	kt_link_begin(&link, KLOOP_TLS_1_3, rekey ? &kt_linux_6_14 : &kt_linux_6_1);
+	ck_assert_int_eq(kt_send_control(link.fds[0], KL_TLS_HANDSHAKE, update, 5), 5);
 	ck_assert_int_eq(kl_tls_key_update(&link.keys[0]), 0);
 	ck_assert_int_eq(kl_ktls_set_key(link.fds[0], true, &link.keys[0], 0), rekey ? 0 : -EBUSY);
 	ck_assert_int_eq(send(link.fds[0], "after", 5, 0), 5);
 	FAILS(recv(link.fds[1], buffer, 64, MSG_DONTWAIT), EIO);
-	ck_assert_int_eq(receive_typed(link.fds[1], buffer, 64, &type, &flags), 5);
+	ck_assert_int_eq(kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), 5);
 	if (!rekey) {
 		ck_assert_int_eq(kl_ktls_set_key(link.fds[1], false, &link.keys[0], 0), -EBUSY);
 		/* Here both ends still have the old key, so it is readable: nobody was told. */
 		ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 5);
-		link_end(&link);
+		kt_link_end(&link);
 		return;
 	}
 	for (int i = 0; i < 3; i++) {
 		FAILS(recv(link.fds[1], buffer, 64, MSG_DONTWAIT), EKEYEXPIRED);
-		FAILS((int)receive_typed(link.fds[1], buffer, 64, &type, &flags), EKEYEXPIRED);
+		FAILS((int)kt_receive_typed(link.fds[1], buffer, 64, &type, &flags), EKEYEXPIRED);
 	}
 	link.keys[0].aead = KL_TLS_AES_256_GCM;
 	ck_assert_int_eq(kl_ktls_set_key(link.fds[1], false, &link.keys[0], 0),
@@ -467,18 +393,18 @@ START_TEST(key_update)
 	ck_assert_int_eq(kl_ktls_set_key(link.fds[1], false, &link.keys[0], 0), 0);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 5);
 	ck_assert_mem_eq(buffer, "after", 5);
-	link_end(&link);
+	kt_link_end(&link);
 }
 END_TEST
 
 START_TEST(no_second_key_for_1_2)
 {
-	struct link link;
+	struct kt_link link;
 
-	link_begin(&link, KLOOP_TLS_1_2, &linux_6_14);
+	kt_link_begin(&link, KLOOP_TLS_1_2, &kt_linux_6_14);
 	ck_assert_int_eq(kl_ktls_set_key(link.fds[0], true, &link.keys[0], 0), -EBUSY);
 	ck_assert_int_eq(kl_ktls_set_key(link.fds[0], false, &link.keys[1], 0), -EBUSY);
-	link_end(&link);
+	kt_link_end(&link);
 }
 END_TEST
 
@@ -496,11 +422,11 @@ START_TEST(broken_records)
 		{ "\x17\x03\x01\x00\x20", 5, EINVAL },
 		{ "HTTP/1.1 400", 12, EMSGSIZE },
 	};
-	struct kl_tls_key key = make_key(KLOOP_TLS_1_3, 8);
+	struct kl_tls_key key = kt_link_key(KLOOP_TLS_1_3, 8);
 	char buffer[8];
 	int fds[2];
 
-	kt_ktls_install(&linux_6_1);
+	kt_ktls_install(&kt_linux_6_1);
 	kt_tcp_pair(fds);
 	ck_assert_int_eq(kl_ktls_attach(fds[0]), 0);
 	ck_assert_int_eq(kl_ktls_set_key(fds[0], false, &key, 0), 0);
@@ -518,13 +444,13 @@ END_TEST
 /* A record cut off by the end: 0, as on a bare connection. An empty one: nothing. */
 START_TEST(truncated_and_empty_records)
 {
-	struct kl_tls_key key = make_key(KLOOP_TLS_1_3, 8), sealing = key;
+	struct kl_tls_key key = kt_link_key(KLOOP_TLS_1_3, 8), sealing = key;
 	uint8_t record[64];
 	char buffer[8];
 	ptrdiff_t bytes;
 	int fds[2];
 
-	kt_ktls_install(&linux_6_1);
+	kt_ktls_install(&kt_linux_6_1);
 	kt_tcp_pair(fds);
 	ck_assert_int_eq(kl_ktls_attach(fds[0]), 0);
 	ck_assert_int_eq(kl_ktls_set_key(fds[0], false, &key, 0), 0);
@@ -546,13 +472,13 @@ START_TEST(a_file_is_sent)
 {
 	char template[] = "/tmp/test_fakektls.XXXXXX", buffer[64];
 	int file = mkstemp(template);
-	struct link link;
+	struct kt_link link;
 	off_t offset = 4;
 
 	ck_assert_int_ge(file, 0);
 	ck_assert_int_eq(unlink(template), 0);
 	kt_write_all(file, "of the file", 11);
-	link_begin(&link, KLOOP_TLS_1_3, &linux_6_1);
+	kt_link_begin(&link, KLOOP_TLS_1_3, &kt_linux_6_1);
 	ck_assert_int_eq(sendfile(link.fds[0], file, &offset, 3), 3);
 	ck_assert_int_eq(offset, 7);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 3);
@@ -562,217 +488,8 @@ START_TEST(a_file_is_sent)
 	ck_assert_int_eq(sendfile(link.fds[0], file, NULL, 100), 0);
 	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 4);
 	ck_assert_mem_eq(buffer, "file", 4);
-	link_end(&link);
+	kt_link_end(&link);
 	kt_close(file);
-}
-END_TEST
-
-/* ---- operations of a loop --------------------------------------------- */
-
-struct flow {
-	struct kloop_loop *loop;
-	struct kloop_pool *pool;
-	char data[256];
-	size_t bytes;
-	unsigned kept[8];
-	size_t kept_count;
-	bool keep;
-};
-
-static void on_piece(struct kt_op *op)
-{
-	struct flow *flow = op->data;
-	void *buffer;
-	unsigned id;
-
-	if (op->result <= 0)
-		return;
-	ck_assert_int_eq(kloop_pool_get(flow->pool, op->flags, &buffer, &id), 0);
-	memcpy(flow->data + flow->bytes, buffer, (size_t)op->result);
-	flow->bytes += (size_t)op->result;
-	if (flow->keep)
-		flow->kept[flow->kept_count++] = id;
-	else
-		kloop_pool_give(flow->pool, id);
-}
-
-static void flow_begin(struct flow *flow)
-{
-	memset(flow, 0, sizeof(*flow));
-	flow->loop = kt_loop_new(NULL);
-	ck_assert_int_eq(kloop_pool_new(flow->loop, 2, 256, &flow->pool), 0);
-}
-
-static void flow_end(struct flow *flow)
-{
-	kloop_pool_free(flow->pool);
-	kt_loop_free(flow->loop);
-}
-
-START_TEST(a_multishot_ends_at_a_control_record)
-{
-	struct kt_op op, control_op;
-	struct flow flow;
-	struct link link;
-	union {
-		struct cmsghdr align;
-		char bytes[KL_KTLS_CONTROL_BYTES];
-	} control;
-	char buffer[64];
-	struct iovec vector = { buffer, sizeof(buffer) };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control,
-				  .msg_controllen = sizeof(control) };
-
-	link_begin(&link, KLOOP_TLS_1_3, &linux_6_1);
-	flow_begin(&flow);
-	kt_op_init(&op);
-	op.then = on_piece;
-	op.data = &flow;
-	KT_ACCEPTED(kloop_op_recv_multishot(flow.loop, &op.op, link.fds[1], flow.pool));
-	for (int i = 1; i <= 5; i++) {
-		ck_assert_int_eq(send(link.fds[0], "data", 4, 0), 4);
-		kt_turn_until(flow.loop, &op.completions, i);
-		ck_assert_int_eq(op.last, 0);
-		ck_assert(kloop_op_is_active(&op.op));
-	}
-	ck_assert_int_eq(send(link.fds[0], "last", 4, 0), 4);
-	ck_assert_int_eq(send_control(link.fds[0], KL_TLS_HANDSHAKE, "ticket", 6), 6);
-	ck_assert_int_eq(send(link.fds[0], "more", 4, 0), 4);
-	ck_assert_int_eq(kt_op_wait(flow.loop, &op), -EIO);
-	ck_assert_uint_eq(flow.bytes, 24);
-	ck_assert_mem_eq(flow.data + 20, "last", 4);
-
-	kt_op_init(&control_op);
-	KT_ACCEPTED(kloop_op_recvmsg(flow.loop, &control_op.op, link.fds[1], &message, 0));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &control_op), 6);
-	ck_assert_int_eq(kl_ktls_get_type(&message), KL_TLS_HANDSHAKE);
-
-	op.completions = op.last = 0;
-	KT_ACCEPTED(kloop_op_recv_multishot(flow.loop, &op.op, link.fds[1], flow.pool));
-	kt_turn_until(flow.loop, &op.completions, 1);
-	ck_assert_uint_eq(flow.bytes, 28);
-	kt_close(link.fds[0]);
-	link.fds[0] = -1;
-	ck_assert_int_eq(kt_op_wait(flow.loop, &op), 0);
-	flow_end(&flow);
-	link_end(&link);
-}
-END_TEST
-
-START_TEST(a_pool_runs_dry)
-{
-	const struct kt_ktls_kernel kernel = { .receive_max = 2 };
-	struct flow flow;
-	struct link link;
-	struct kt_op op;
-
-	link_begin(&link, KLOOP_TLS_1_3, &kernel);
-	flow_begin(&flow);
-	flow.keep = true;
-	kt_op_init(&op);
-	op.then = on_piece;
-	op.data = &flow;
-	ck_assert_int_eq(send(link.fds[0], "abcdefgh", 8, 0), 8);
-	KT_ACCEPTED(kloop_op_recv_multishot(flow.loop, &op.op, link.fds[1], flow.pool));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &op), -ENOBUFS);
-	ck_assert_uint_eq(flow.bytes, 4);
-	ck_assert_uint_eq(flow.kept_count, 2);
-	ck_assert_uint_ne(flow.kept[0], flow.kept[1]);
-	for (size_t i = 0; i < 2; i++)
-		kloop_pool_give(flow.pool, flow.kept[i]);
-	kloop_pool_give(flow.pool, flow.kept[0]); /* twice: no harm */
-	flow.keep = false;
-	op.completions = op.last = 0;
-	KT_ACCEPTED(kloop_op_recv_multishot(flow.loop, &op.op, link.fds[1], flow.pool));
-	kt_turn_until(flow.loop, &op.completions, 2);
-	ck_assert_mem_eq(flow.data, "abcdefgh", 8);
-	ck_assert_int_eq(kloop_op_cancel(&op.op), 0);
-	ck_assert_int_eq(kt_op_wait(flow.loop, &op), -ECANCELED);
-	ck_assert_int_eq(op.last, 1);
-	flow_end(&flow);
-	link_end(&link);
-}
-END_TEST
-
-START_TEST(single_operations)
-{
-	struct kt_op receiving, sending, polling, again;
-	struct flow flow;
-	struct link link;
-	char buffer[64];
-
-	link_begin(&link, KLOOP_TLS_1_2, &linux_6_1);
-	flow_begin(&flow);
-	kt_op_init(&receiving);
-	kt_op_init(&sending);
-	kt_op_init(&polling);
-	kt_op_init(&again);
-	KT_ACCEPTED(kloop_op_recv(flow.loop, &receiving.op, link.fds[1], buffer, 64, 0));
-	ck_assert_int_eq(kloop_op_recv(flow.loop, &receiving.op, link.fds[1], buffer, 64, 0), -EBUSY);
-	KT_ACCEPTED(kloop_op_send(flow.loop, &sending.op, link.fds[0], "hello", 5, 0));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &sending), 5);
-	ck_assert_int_eq(kt_op_wait(flow.loop, &receiving), 5);
-	ck_assert_mem_eq(buffer, "hello", 5);
-	/* Refused by Linux, as a completion. */
-	KT_ACCEPTED(kloop_op_send(flow.loop, &again.op, link.fds[0], "x", 1, MSG_WAITALL));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &again), -EOPNOTSUPP);
-	/* Readable: not before a whole record is there; and still, if half of it was taken. */
-	KT_ACCEPTED(kloop_op_poll(flow.loop, &polling.op, link.fds[1], POLLIN));
-	ck_assert_int_eq(send(link.fds[0], "0123", 4, 0), 4);
-	ck_assert_int_eq(kt_op_wait(flow.loop, &polling), POLLIN);
-	ck_assert_int_eq(recv(link.fds[1], buffer, 2, 0), 2);
-	kt_op_init(&polling);
-	KT_ACCEPTED(kloop_op_poll(flow.loop, &polling.op, link.fds[1], POLLIN | POLLRDHUP));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &polling), POLLIN);
-	ck_assert_int_eq(recv(link.fds[1], buffer, 64, 0), 2);
-	kt_op_init(&polling);
-	KT_ACCEPTED(kloop_op_poll(flow.loop, &polling.op, link.fds[1], POLLOUT));
-	ck_assert_int_eq(kt_op_wait(flow.loop, &polling), POLLOUT);
-	/* In flight when the loop goes: -ECANCELED. */
-	kt_op_init(&receiving);
-	KT_ACCEPTED(kloop_op_recv(flow.loop, &receiving.op, link.fds[1], buffer, 64, 0));
-	kt_turn_for(flow.loop, 1);
-	flow_end(&flow);
-	ck_assert_int_eq(receiving.last, 1);
-	ck_assert_int_eq(receiving.result, -ECANCELED);
-	link_end(&link);
-}
-END_TEST
-
-/* Two streams above it, which know nothing of it, in every mode: some megabytes both ways. */
-START_TEST(streams_in_every_mode)
-{
-	const struct kt_ktls_kernel kernel = { .send_max = _i % 2 ? 10000 : 0, .any_flag = true };
-	struct kt_stream ends[2];
-	struct kloop_loop *loop;
-	struct link link;
-	char *data = malloc(MEGABYTE);
-
-	ck_assert_ptr_nonnull(data);
-	link_begin(&link, KLOOP_TLS_1_3, &kernel);
-	loop = kt_mode_loop(_i);
-	kt_fill(data, MEGABYTE, 0);
-	for (int end = 0; end < 2; end++) {
-		kt_stream_open(&ends[end], loop, link.fds[end], 0);
-		kt_stream_start(&ends[end]);
-	}
-	for (int i = 0; i < 100; i++) {
-		kt_stream_put(&ends[0], data, 100);
-		kt_stream_await(&ends[1], 100 * ((size_t)i + 1));
-	}
-	kt_stream_put(&ends[0], data, MEGABYTE);
-	kt_stream_put(&ends[1], data, MEGABYTE);
-	kt_stream_await(&ends[1], MEGABYTE + 10000);
-	kt_stream_await(&ends[0], MEGABYTE);
-	ck_assert(ends[0].sum == kt_sum(0, data, MEGABYTE));
-	for (int end = 0; end < 2; end++) {
-		ck_assert_int_eq(ends[end].error, 0);
-		kt_stream_end(&ends[end]);
-		link.fds[end] = -1;
-	}
-	kt_loop_free(loop);
-	link_end(&link);
-	free(data);
 }
 END_TEST
 
@@ -781,7 +498,6 @@ static Suite *fakektls_suite(void)
 	Suite *suite = suite_create("fakektls");
 	TCase *openssl = kt_case(suite, "openssl", 60);
 	TCase *calls = kt_case(suite, "calls", 60);
-	TCase *ops = kt_case(suite, "ops", 120);
 
 	tcase_add_loop_test(openssl, every_suite_both_ways, 0, KT_SUITES);
 	tcase_add_loop_test(openssl, wrong_keys_are_found, 0, 3 * KT_SUITES);
@@ -797,11 +513,6 @@ static Suite *fakektls_suite(void)
 	tcase_add_loop_test(calls, broken_records, 0, 5);
 	tcase_add_test(calls, truncated_and_empty_records);
 	tcase_add_test(calls, a_file_is_sent);
-
-	tcase_add_test(ops, a_multishot_ends_at_a_control_record);
-	tcase_add_test(ops, a_pool_runs_dry);
-	tcase_add_test(ops, single_operations);
-	tcase_add_loop_test(ops, streams_in_every_mode, 0, KT_MODES);
 	return suite;
 }
 

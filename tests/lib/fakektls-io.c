@@ -10,7 +10,7 @@
 #define DATA 23
 #define HANDSHAKE 22
 #define KEY_UPDATE 24
-/* What Linux takes there (net/tls/tls_sw.c); MSG_NOSIGNAL and MSG_DONTWAIT are always meant here. */
+/* What Linux takes there; MSG_NOSIGNAL and MSG_DONTWAIT are always meant here. */
 #define SEND_FLAGS (MSG_MORE | MSG_DONTWAIT | MSG_NOSIGNAL | MSG_EOR)
 
 /* ---- sending ---------------------------------------------------------- */
