@@ -70,6 +70,9 @@ ssize_t kt_ktls_receive(struct kt_ktls_socket *socket, struct msghdr *message, i
 /* Would a receive answer now? */
 bool kt_ktls_is_readable(struct kt_ktls_socket *socket);
 
+/* fakektls-ops.c: take back buffers that were never given back. Nothing may be in flight. */
+void kt_ktls_forget_buffers(void);
+
 /* The calls behind the wraps. */
 ssize_t __real_send(int fd, const void *data, size_t bytes, int flags);
 ssize_t __real_sendmsg(int fd, const struct msghdr *message, int flags);

@@ -160,6 +160,19 @@ void __wrap_kloop_pool_give(struct kloop_pool *pool, unsigned id)
 	free(lent);
 }
 
+void kt_ktls_forget_buffers(void)
+{
+	struct lent *lent;
+
+	pthread_mutex_lock(&lock);
+	ck_assert_msg(!calls, "an operation on a fake socket is in flight");
+	while ((lent = lents)) {
+		lents = lent->next;
+		free(lent);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
 /* ---- waiting and doing ------------------------------------------------ */
 
 static void ready(struct kloop_op *op, int32_t result, uint32_t flags);

@@ -44,6 +44,7 @@ void kt_ktls_remove(void)
 {
 	struct kt_ktls_socket *socket;
 
+	kt_ktls_forget_buffers();
 	pthread_mutex_lock(&lock);
 	while ((socket = sockets)) {
 		sockets = socket->next;
