@@ -277,6 +277,11 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 	unsigned count = count_segments(batch);
 	struct kloop_op *op = &stream->write_op;
 	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
+	/*
+	 * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself.
+	 * Its TLS refuses the flag.
+	 */
+	int flags = stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
 
 	op->complete = send_done;
 	if (count > MAX_SEGMENTS)
@@ -287,12 +292,11 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 					      bytes, UINT64_MAX);
 		return kloop_op_writev(stream->loop, op, stream->fd, vector, count);
 	}
-	/* MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself. */
 	if (count == 1 && !batch->control)
 		return kloop_op_send(stream->loop, op, stream->fd, vector->iov_base, bytes,
-				     MSG_WAITALL);
+				     flags);
 	fill_message(batch, vector, count);
-	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, MSG_WAITALL);
+	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, flags);
 }
 
 /* Have the next part of the batch in flight, or be done with it. */

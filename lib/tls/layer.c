@@ -215,8 +215,12 @@ static void run_read(struct kloop_stream *stream)
 	if (!kl_stream_has(stream, KL_STREAM_CONNECTED))
 		return;
 	if (!kl_tls_has(tls, KL_TLS_STARTED)) {
+		int r = kl_tls_check_ready(tls);
+
 		tls->state |= KL_TLS_STARTED;
 		start_timer(tls, tls->handshake_ns);
+		if (r < 0)
+			kl_tls_fail(tls, r);
 		kl_tls_run(tls);
 	} else if (kl_tls_has(tls, KL_TLS_OPEN)) {
 		kl_tls_run(tls);

@@ -2,8 +2,10 @@
 /*
  * What the files of the session share.
  *
- * context.c  contexts, tickets
- * session.c  sessions: made, set up, asked, freed
+ * context.c  contexts: made, set up, freed; OpenSSL's callbacks
+ * pem.c      certificates, keys and trust for contexts
+ * session.c  sessions: made, set up, freed; tickets
+ * info.c     what sessions are asked, and what failures mean
  * bio.c      OpenSSL's view of the stream: it reads what arrived, and its
  *            output is gathered for the next send
  * layer.c    the session as the stream's layer: start, handshake, end
@@ -48,7 +50,10 @@ enum kl_tls_state {
 	KL_TLS_SEND_REKEY = 1 << 14, /* a KeyUpdate is on its way to the kernel; its key comes next */
 	KL_TLS_TIMED = 1 << 16,      /* the timer bounds the end, not the handshake */
 	KL_TLS_RENEWED = 1 << 17,    /* keys changed before they could be told to the kernel */
-	KL_TLS_EXACT = 1 << 18,      /* the receive in flight completes one record */
+
+	/* The name function of a server. */
+	KL_TLS_NAMING = 1 << 24, /* it runs */
+	KL_TLS_NAMED = 1 << 25,  /* it has run: a second ClientHello does not call it again */
 };
 
 /* Bytes that wait to be read by OpenSSL, in memory of ours. */
@@ -129,13 +134,18 @@ static inline struct kloop_tls *kl_tls_of_layer(struct kl_layer *layer)
 	return kl_container_of(layer, struct kloop_tls, layer);
 }
 
-/* context.c: for a name callback's and a session's sake */
+/*
+ * Its SSL_CTX leads back to it by ex_data, until it is freed: OpenSSL's
+ * callbacks find it by the connection, which holds a reference.
+ */
 struct kloop_tls_context {
 	SSL_CTX *ssl_ctx;
 	unsigned references; /* atomic */
 	enum kloop_tls_role role;
 	enum kloop_ktls_mode ktls_mode;
-	bool own_trust; /* the system's store was replaced */
+	bool system_trust; /* a client's, to be read before the first session */
+	bool own_trust;    /* certificates were given: further ones are added */
+	bool has_keylog;   /* our callback is with OpenSSL; others may stand before it */
 	kloop_tls_name_fn *name_function;
 	void *name_user;
 	kloop_tls_keylog_fn *keylog_function;
@@ -144,16 +154,37 @@ struct kloop_tls_context {
 	size_t alpn_bytes;
 };
 
-/* The session of an SSL object; NULL for one that is not ours. */
-struct kloop_tls *kl_tls_of_ssl(const SSL *ssl);
-int kl_tls_attach_ssl(SSL *ssl, struct kloop_tls *tls);
+/* context.c */
+
+/* The context of an SSL_CTX; NULL for one that is not ours. */
+struct kloop_tls_context *kl_tls_context_of_ssl_ctx(const SSL_CTX *ssl_ctx);
+
+/* Before the first session: read the system's trust store, if it is wanted. */
+void kl_tls_context_complete(struct kloop_tls_context *context);
 
 /* session.c */
 
+/* The session of an SSL object; NULL for one that is not ours. */
+struct kloop_tls *kl_tls_of_ssl(const SSL *ssl);
+
+/* Have kl_tls_of_ssl() find it, or NULL. Returns: 0; -ENOMEM. */
+int kl_tls_attach_ssl(SSL *ssl, struct kloop_tls *tls);
+
 /*
- * Note a failure: the newest one of OpenSSL's queue, which is emptied, and the
- * code, refined by what OpenSSL said (an alert, a certificate, its own fault).
- * Returns: the code for the stream.
+ * Before the first step of the handshake, whoever takes it: may it be tried?
+ *
+ * Returns: 0; KLOOP_ERROR_TLS_VERIFY, which is noted, for a client that is to
+ * verify its peer and was given no name to do so by.
+ */
+int kl_tls_check_ready(struct kloop_tls *tls);
+
+/*
+ * Note a failure: the first one is kept, with the newest error of OpenSSL's
+ * queue, which is emptied. KLOOP_ERROR_TLS_PROTOCOL and _LIBRARY are refined by
+ * what OpenSSL said: an alert, a certificate, an end, no memory, whose fault;
+ * other codes stay as they are.
+ *
+ * Returns: the code for the stream, of the first failure.
  */
 int kl_tls_note_failure(struct kloop_tls *tls, int error);
 
