@@ -206,8 +206,8 @@ static void begin_step(struct kloop_stream *stream, struct kl_file *file, enum f
 				  limit(file->left, file->buffer_bytes), file->offset);
 		break;
 	case FILE_SEND:
-		r = kl_stream_submit_send(stream, file->buffer + file->head,
-					  file->end - file->head);
+		r = kloop_op_send(loop, op, stream->fd, file->buffer + file->head,
+				  file->end - file->head, kl_stream_get_send_flags(stream));
 		break;
 	case FILE_FILL:
 		r = kl_op_splice(loop, op, file->fd, file->offset, file->pipe[1],
@@ -342,7 +342,7 @@ int kloop_stream_send_file(struct kloop_stream *stream, int fd, uint64_t offset,
 			   unsigned flags, kloop_send_file_fn *done, void *owner)
 {
 	struct kl_file *file;
-	uint64_t size;
+	uint64_t size = 0;
 	int r = kl_stream_check_write(stream, NULL, 0);
 
 	if (r < 0)

@@ -277,11 +277,7 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 	unsigned count = count_segments(batch);
 	struct kloop_op *op = &stream->write_op;
 	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
-	/*
-	 * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself.
-	 * Its TLS refuses the flag.
-	 */
-	int flags = stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
+	int flags = kl_stream_get_send_flags(stream);
 
 	op->complete = send_done;
 	if (count > MAX_SEGMENTS)

@@ -180,6 +180,15 @@ static inline bool kl_stream_has_queue(const struct kloop_stream *stream)
 	       (!kl_stream_has(stream, KL_STREAM_CONNECTING) && stream->out.sending);
 }
 
+/*
+ * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself. Its
+ * TLS refuses the flag.
+ */
+static inline int kl_stream_get_send_flags(const struct kloop_stream *stream)
+{
+	return stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
+}
+
 /* May bytes go to the owner now, without overtaking others? */
 static inline bool kl_stream_can_deliver(const struct kloop_stream *stream)
 {
