@@ -254,6 +254,17 @@ static void run_write(struct kloop_stream *stream)
 	}
 }
 
+static void note_file(struct kloop_stream *stream, uint64_t bytes, unsigned flags)
+{
+	kl_tls_offload_note_file(kl_tls_of_layer(stream->layer), bytes,
+				 flags & KLOOP_SEND_FILE_ZERO_COPY);
+}
+
+static bool run_file(struct kloop_stream *stream, size_t bytes)
+{
+	return kl_tls_offload_run_file(kl_tls_of_layer(stream->layer), bytes);
+}
+
 static void send_close(struct kloop_tls *tls)
 {
 	tls->state |= KL_TLS_SENT_CLOSE;
@@ -329,6 +340,8 @@ static const struct kl_layer_ops layer_ops = {
 	.end_receive = end_receive,
 	.run_read = run_read,
 	.run_write = run_write,
+	.note_file = note_file,
+	.run_file = run_file,
 	.end_write = end_write,
 	.release_all = release_all,
 	.tell_failure = tell_failure,

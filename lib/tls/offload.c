@@ -27,6 +27,8 @@
 #define KEY_UPDATE 24
 /* As in data.c, but an upper bound: the kernel cuts the records. */
 #define RECORDS_MAX ((uint64_t)1 << 24)
+/* For smaller files the system calls of a move cost more than it saves. */
+#define FILE_MIN ((uint64_t)64 << 10)
 
 /* ---- preparation ------------------------------------------------------ */
 
@@ -151,6 +153,16 @@ void kl_tls_offload_send(struct kloop_tls *tls)
 		return;
 	tls->state |= KL_TLS_SEND_KERNEL;
 	tls->layer.plain_write = true;
+}
+
+void kl_tls_offload_note_file(struct kloop_tls *tls, uint64_t bytes, bool zero_copy)
+{
+	if (zero_copy)
+		tls->state |= KL_TLS_ZERO_COPY;
+	if (bytes >= FILE_MIN && tls->ktls_mode == KLOOP_KTLS_AUTO &&
+	    kl_tls_has(tls, KL_TLS_WATCHED) && !kl_tls_has(tls, KL_TLS_SEND_KERNEL) &&
+	    tls->ktls_reason[KLOOP_TLS_SEND] == KLOOP_ERROR_KTLS_UNUSED)
+		tls->state |= KL_TLS_WANT_SEND;
 }
 
 static void move_receive(struct kloop_tls *tls)
@@ -538,6 +550,19 @@ bool kl_tls_offload_run_write(struct kloop_tls *tls)
 	}
 	kl_stream_send(tls->stream, batch);
 	return false;
+}
+
+bool kl_tls_offload_run_file(struct kloop_tls *tls, size_t bytes)
+{
+	if (!kl_tls_offload_run_write(tls))
+		return false;
+	if (kl_tls_has(tls, KL_TLS_ZERO_COPY)) {
+		/* Refused by kernels before 5.19: then it copies. */
+		tls->state &= ~(uint32_t)KL_TLS_ZERO_COPY;
+		(void)kl_ktls_set_zero_copy(tls->stream->fd);
+	}
+	kl_tls_offload_count(tls, bytes);
+	return true;
 }
 
 void kl_tls_offload_count(struct kloop_tls *tls, size_t bytes)
