@@ -73,6 +73,16 @@ static int step(struct kloop_tls *session, void *user)
 
 /* ---- the handshake's end ---------------------------------------------- */
 
+/*
+ * The peer's end during a handshake. asyncio's way shows the ssl module no end,
+ * and so none of its exceptions for one.
+ */
+static bool is_end(struct kl_state *state, PyObject *exception)
+{
+	return kl_tls_is(state, exception, "SSLEOFError") ||
+	       kl_tls_is(state, exception, "SSLZeroReturnError");
+}
+
 /* The exception with which a handshake failed: new, or NULL with an error set. */
 static PyObject *handshake_exception(TransportObject *self, int code)
 {
@@ -80,8 +90,7 @@ static PyObject *handshake_exception(TransportObject *self, int code)
 	PyObject *exception = tls->failure;
 
 	tls->failure = NULL;
-	/* asyncio's way shows the ssl module no end, and so none of its exceptions for one. */
-	if (exception != NULL && !kl_tls_is(self->loop->state, exception, "SSLEOFError"))
+	if (exception != NULL && !is_end(self->loop->state, exception))
 		return exception;
 	if (exception != NULL || code == KLOOP_ERROR_TLS_TRUNCATED) {
 		Py_XDECREF(exception);
