@@ -31,6 +31,7 @@ struct kl_tls_secrets {
 	uint8_t server[KL_TLS_SECRET_MAX];
 	uint8_t client_bytes; /* 0: not seen */
 	uint8_t server_bytes;
+	bool renewed; /* a KeyUpdate was sent or received since */
 };
 
 /* The key of one direction. */
@@ -52,8 +53,15 @@ struct kl_tls_key {
  * connection's SSL_CTX, and an info callback before the connection's own, so
  * that it notices when a name callback exchanges the SSL_CTX.
  *
- * secrets: must live until the SSL is freed or kl_tls_secrets_unwatch().
+ * A key-log callback that is set later replaces ours: secrets of handshakes
+ * under way stay unseen, and the next watch of that SSL_CTX, or the next step
+ * of a watched handshake, chains itself before it. A second watch of an SSL
+ * replaces the pointer.
  *
+ * secrets: must live until the SSL is freed or kl_tls_secrets_unwatch(); the
+ * caller wipes them. Fields of an end whose line does not parse are 0.
+ *
+ * Thread: an SSL is used by one thread at a time; its SSL_CTX may be shared.
  * Returns: 0; -ENOMEM.
  */
 int kl_tls_secrets_watch(SSL *ssl, struct kl_tls_secrets *secrets);
@@ -61,9 +69,11 @@ void kl_tls_secrets_unwatch(SSL *ssl);
 
 /*
  * Derive the key with which one end encrypts, once the handshake is done.
- * sequence is set to 0.
+ * sequence is set to 0. *key is written on success only; OpenSSL's error queue
+ * is left as it was, here and below.
  *
- * of_client: the client's key, otherwise the server's.
+ * secrets: may be NULL for TLS 1.2. of_client: the client's key, otherwise the
+ * server's.
  *
  * Returns: 0; KLOOP_ERROR_KTLS_CIPHER for a cipher or version that is not
  * among the above; KLOOP_ERROR_KTLS_SECRETS if TLS 1.3's secret was not seen;
@@ -72,7 +82,11 @@ void kl_tls_secrets_unwatch(SSL *ssl);
 int kl_tls_key_derive(struct kl_tls_key *key, SSL *ssl, const struct kl_tls_secrets *secrets,
 		      bool of_client);
 
-/* TLS 1.3: the next generation (RFC 8446, 7.2), sequence 0. Returns: 0; KLOOP_ERROR_TLS_LIBRARY. */
+/*
+ * TLS 1.3: the next generation (RFC 8446, 7.2), sequence 0.
+ *
+ * Returns: 0; KLOOP_ERROR_TLS_LIBRARY, also for TLS 1.2; the key is unchanged then.
+ */
 int kl_tls_key_update(struct kl_tls_key *key);
 
 void kl_tls_key_wipe(struct kl_tls_key *key);

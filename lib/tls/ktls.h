@@ -14,15 +14,33 @@ enum kl_ktls_ability {
 
 /*
  * What this kernel can, of enum kl_ktls_ability. Asked once in a process, on a
- * connection to ourselves; 0 also if the environment has KLOOP_KTLS=0.
+ * connection to ourselves, within a second; 0 also if the environment has
+ * KLOOP_KTLS=0.
+ *
+ * Thread: any.
  */
 unsigned kl_ktls_get_abilities(void);
+
+/* Does the environment have KLOOP_KTLS=0? Read once in a process. */
+bool kl_ktls_is_off(void);
+
+/*
+ * Ask the kernel now, whatever the environment says.
+ *
+ * Returns: 0; -ENOENT if it has no TLS; another negative errno if the question
+ * could not be asked. *ret_abilities is written on success only.
+ */
+int kl_ktls_probe(unsigned *ret_abilities);
+
+/* Is kernel TLS switched off, by KLOOP_KTLS=0? */
+bool kl_ktls_is_off(void);
 
 /*
  * Attach the ULP to a connected TCP socket; harmless if it is attached.
  *
  * Returns: 0; KLOOP_ERROR_KTLS_MISSING; KLOOP_ERROR_KTLS_OFF by environment;
- * another negative errno: -ENOTCONN, -EOPNOTSUPP for what is not TCP...
+ * KLOOP_ERROR_KTLS_SOCKET for what is not TCP; another negative errno:
+ * -ENOTCONN...
  */
 int kl_ktls_attach(int fd);
 
@@ -38,12 +56,19 @@ int kl_ktls_attach(int fd);
  */
 int kl_ktls_set_key(int fd, bool send, const struct kl_tls_key *key, uint64_t nonce);
 
-/* Let sendfile(2) skip a copy of pages (TLS_TX_ZEROCOPY_RO, 5.19). Returns: 0 or a negative errno. */
+/*
+ * Let sendfile(2) skip a copy of pages (TLS_TX_ZEROCOPY_RO, 5.19). Returns: 0 or
+ * a negative errno.
+ */
 int kl_ktls_set_zero_copy(int fd);
 
 #define KL_KTLS_CONTROL_BYTES CMSG_SPACE(sizeof(unsigned char))
 
-/* Write the record type as a control message; control: KL_KTLS_CONTROL_BYTES, aligned as cmsghdr. */
+/*
+ * Write the record type as a control message.
+ *
+ * control: KL_KTLS_CONTROL_BYTES, aligned as struct cmsghdr.
+ */
 void kl_ktls_put_type(struct msghdr *message, void *control, uint8_t type);
 
 /* The type of the record that recvmsg(2) returned; -1 if it is not said. */

@@ -40,6 +40,7 @@ struct kl_tls_framing {
 /*
  * Pass bytes, any number at any cut. In TLS 1.2 a ChangeCipherSpec record
  * resets the count (records after it are 0, 1, ...): tell by reset_at_change.
+ * Nothing passes once it is broken.
  */
 void kl_tls_framing_pass(struct kl_tls_framing *framing, const void *data, size_t bytes,
 			 bool reset_at_change);
@@ -50,13 +51,20 @@ static inline bool kl_tls_framing_is_between(const struct kl_tls_framing *framin
 	return framing->have == 0;
 }
 
-/* How many bytes complete the header, or the body once that is known; 0 between records. */
+/*
+ * How many bytes complete the header, or the body once that is known; 0 between
+ * records, and if it is broken.
+ */
 size_t kl_tls_framing_missing(const struct kl_tls_framing *framing);
 
 /*
  * Seal one record, and count the key's sequence on.
  *
- * bytes: at most KL_TLS_PLAIN_MAX. out: room for KL_TLS_HEADER_BYTES + bytes + 32.
+ * TLS 1.2's explicit nonce is the sequence. OpenSSL's error queue is left as it
+ * was, here and below.
+ *
+ * bytes: at most KL_TLS_PLAIN_MAX. out: room for KL_TLS_HEADER_BYTES + bytes +
+ * 32, apart from data.
  *
  * Returns: the bytes of the record; KLOOP_ERROR_TLS_LIBRARY; -EMSGSIZE.
  */
@@ -69,7 +77,7 @@ ptrdiff_t kl_tls_record_seal(struct kl_tls_key *key, uint8_t type, const void *d
  * record: header and body. ret_data points into it.
  *
  * Returns: the bytes of plaintext; KLOOP_ERROR_TLS_PROTOCOL if it is no record
- * of this key (nothing is counted then).
+ * of this key (nothing is counted then, but its bytes may be spoilt).
  */
 ptrdiff_t kl_tls_record_open(struct kl_tls_key *key, uint8_t *record, size_t bytes,
 			     uint8_t *ret_type, uint8_t **ret_data);

@@ -2,8 +2,10 @@
 /*
  * What the files of the session share.
  *
- * context.c  contexts, tickets
- * session.c  sessions: made, set up, asked, freed
+ * context.c  contexts: made, set up, freed; OpenSSL's callbacks
+ * pem.c      certificates, keys and trust for contexts
+ * session.c  sessions: made, set up, freed; tickets
+ * info.c     what sessions are asked, and what failures mean
  * bio.c      OpenSSL's view of the stream: it reads what arrived, and its
  *            output is gathered for the next send
  * layer.c    the session as the stream's layer: start, handshake, end
@@ -46,8 +48,12 @@ enum kl_tls_state {
 	KL_TLS_WANT_SEND = 1 << 12,
 	KL_TLS_WANT_RECEIVE = 1 << 13,
 	KL_TLS_SEND_REKEY = 1 << 14, /* a KeyUpdate is on its way to the kernel; its key comes next */
-	KL_TLS_UPDATING = 1 << 15,   /* kloop_tls_update_keys() wants to be done */
 	KL_TLS_TIMED = 1 << 16,      /* the timer bounds the end, not the handshake */
+	KL_TLS_RENEWED = 1 << 17,    /* keys changed before they could be told to the kernel */
+
+	/* The name function of a server. */
+	KL_TLS_NAMING = 1 << 24, /* it runs */
+	KL_TLS_NAMED = 1 << 25,  /* it has run: a second ClientHello does not call it again */
 };
 
 /* Bytes that wait to be read by OpenSSL, in memory of ours. */
@@ -65,9 +71,14 @@ struct kl_tls_offload {
 	uint64_t send_records;     /* at most so many the kernel has sealed with this key */
 	struct msghdr message;     /* of the record that is being received */
 	struct iovec vector;
-	uint8_t *record;           /* KL_TLS_RECORD_MAX, for one record in either form */
-	uint8_t *partial;          /* OpenSSL's output, until a record is complete */
+	struct kl_batch *renewing; /* of the control records, the KeyUpdate */
+	uint8_t message_header[4]; /* of the handshake message that is being received */
+	uint32_t message_left;
+	uint8_t message_have;
+	uint8_t *sealed;           /* memory for one record, KL_TLS_RECORD_MAX + 64 */
+	uint8_t *partial;          /* OpenSSL's output, until a record is complete: the same */
 	size_t partial_bytes;
+	uint8_t *received;         /* what the kernel received: the same */
 	union {
 		struct cmsghdr align;
 		char bytes[KL_KTLS_CONTROL_BYTES];
@@ -93,10 +104,12 @@ struct kloop_tls {
 	size_t in_bytes;
 	struct kl_tls_kept kept; /* before `in` */
 	struct kl_batch *out;    /* OpenSSL's output, not yet with the stream */
+	size_t out_room;         /* what the next batch is made to hold */
 	int out_error;           /* it could not be gathered */
 	struct kl_tls_framing in_framing;
 	struct kl_tls_framing out_framing;
 	uint64_t out_records_at_read; /* records written when the last byte was read */
+	uint64_t in_base, out_base;   /* records before the first with the keys in use */
 
 	/* offload.c */
 	struct kl_tls_secrets *secrets;
@@ -121,13 +134,18 @@ static inline struct kloop_tls *kl_tls_of_layer(struct kl_layer *layer)
 	return kl_container_of(layer, struct kloop_tls, layer);
 }
 
-/* context.c: for a name callback's and a session's sake */
+/*
+ * Its SSL_CTX leads back to it by ex_data, until it is freed: OpenSSL's
+ * callbacks find it by the connection, which holds a reference.
+ */
 struct kloop_tls_context {
 	SSL_CTX *ssl_ctx;
 	unsigned references; /* atomic */
 	enum kloop_tls_role role;
 	enum kloop_ktls_mode ktls_mode;
-	bool own_trust; /* the system's store was replaced */
+	bool system_trust; /* a client's, to be read before the first session */
+	bool own_trust;    /* certificates were given: further ones are added */
+	bool has_keylog;   /* our callback is with OpenSSL; others may stand before it */
 	kloop_tls_name_fn *name_function;
 	void *name_user;
 	kloop_tls_keylog_fn *keylog_function;
@@ -136,16 +154,37 @@ struct kloop_tls_context {
 	size_t alpn_bytes;
 };
 
-/* The session of an SSL object; NULL for one that is not ours. */
-struct kloop_tls *kl_tls_of_ssl(const SSL *ssl);
-int kl_tls_attach_ssl(SSL *ssl, struct kloop_tls *tls);
+/* context.c */
+
+/* The context of an SSL_CTX; NULL for one that is not ours. */
+struct kloop_tls_context *kl_tls_context_of_ssl_ctx(const SSL_CTX *ssl_ctx);
+
+/* Before the first session: read the system's trust store, if it is wanted. */
+void kl_tls_context_complete(struct kloop_tls_context *context);
 
 /* session.c */
 
+/* The session of an SSL object; NULL for one that is not ours. */
+struct kloop_tls *kl_tls_of_ssl(const SSL *ssl);
+
+/* Have kl_tls_of_ssl() find it, or NULL. Returns: 0; -ENOMEM. */
+int kl_tls_attach_ssl(SSL *ssl, struct kloop_tls *tls);
+
 /*
- * Note a failure: the newest one of OpenSSL's queue, which is emptied, and the
- * code, refined by what OpenSSL said (an alert, a certificate, its own fault).
- * Returns: the code for the stream.
+ * Before the first step of the handshake, whoever takes it: may it be tried?
+ *
+ * Returns: 0; KLOOP_ERROR_TLS_VERIFY, which is noted, for a client that is to
+ * verify its peer and was given no name to do so by.
+ */
+int kl_tls_check_ready(struct kloop_tls *tls);
+
+/*
+ * Note a failure: the first one is kept, with the newest error of OpenSSL's
+ * queue, which is emptied. KLOOP_ERROR_TLS_PROTOCOL and _LIBRARY are refined by
+ * what OpenSSL said: an alert, a certificate, an end, no memory, whose fault;
+ * other codes stay as they are.
+ *
+ * Returns: the code for the stream, of the first failure.
  */
 int kl_tls_note_failure(struct kloop_tls *tls, int error);
 
@@ -171,8 +210,16 @@ static inline bool kl_tls_has_input(const struct kloop_tls *tls)
 
 /* layer.c */
 
+/* Take the steps that arrived bytes, or their end, make possible. */
+void kl_tls_run(struct kloop_tls *tls);
+
 /* The connection ends with this code; an alert that OpenSSL wrote is sent if it can be at once. */
 void kl_tls_fail(struct kloop_tls *tls, int error);
+
+/* Before each call of OpenSSL's: its error queue is the thread's, and shared. */
+void kl_tls_enter_ssl(struct kloop_tls *tls);
+/* After it: returns 0, or what kept its output from being gathered. */
+int kl_tls_leave_ssl(struct kloop_tls *tls);
 
 /* Something is to be sent: have the stream look. */
 void kl_tls_flush(struct kloop_tls *tls);
@@ -182,8 +229,14 @@ void kl_tls_flush(struct kloop_tls *tls);
 /* Decrypt what is there and deliver it, as far as the owner reads. */
 void kl_tls_pump(struct kloop_tls *tls);
 
-/* What a read or write of OpenSSL returned, if it was no success: 0 to wait, or the stream has failed. */
-int kl_tls_check_result(struct kloop_tls *tls, int result);
+/* The end of the peer's data, if all of it was delivered. */
+void kl_tls_tell_end(struct kloop_tls *tls);
+
+/*
+ * Have OpenSSL read into buffer until it is full or nothing is left. Returns:
+ * the bytes read; *ret_error is 0, or the failure that follows them.
+ */
+size_t kl_tls_read(struct kloop_tls *tls, void *buffer, size_t capacity, int *ret_error);
 
 /* Encrypt what is written, as far as one send should carry. */
 void kl_tls_encrypt(struct kloop_tls *tls);
@@ -196,12 +249,14 @@ void kl_tls_offload_prepare(struct kloop_tls *tls);
 /* The handshake is done. */
 void kl_tls_offload_begin(struct kloop_tls *tls);
 
-/* Move directions that want to, if the moment allows. */
-void kl_tls_offload_receive(struct kloop_tls *tls);
+/* Nothing is in flight: have the kernel encrypt from here on, if that is wanted. */
 void kl_tls_offload_send(struct kloop_tls *tls);
 
-/* May a receive be armed now, as far as the move is concerned? */
+/* May a receive be armed now? Makes the move to the kernel if this is the moment. */
 bool kl_tls_offload_may_receive(struct kloop_tls *tls);
+
+/* The peer asked for new keys: answer, where OpenSSL does not write by itself. */
+void kl_tls_offload_answer(struct kloop_tls *tls);
 
 /* A receive failed with -EIO or -EKEYEXPIRED: take the control record. Returns: whether it is ours. */
 bool kl_tls_offload_control(struct kloop_tls *tls, int error);
@@ -209,8 +264,11 @@ bool kl_tls_offload_control(struct kloop_tls *tls, int error);
 /* OpenSSL wrote bytes while the kernel sends: hand the records over. Returns: 0 or a failure. */
 int kl_tls_offload_output(struct kloop_tls *tls, const uint8_t *data, size_t bytes);
 
-/* What is to be sent before data: a control record, a new key. Returns: whether data may follow now. */
+/* What is to be sent before data: a control record, a new key. Returns: whether data may follow. */
 bool kl_tls_offload_run_write(struct kloop_tls *tls);
+
+/* So many bytes go to the kernel to be encrypted. */
+void kl_tls_offload_count(struct kloop_tls *tls, size_t bytes);
 
 void kl_tls_offload_free(struct kloop_tls *tls);
 
