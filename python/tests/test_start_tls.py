@@ -10,8 +10,17 @@ import sys
 
 import pytest
 
-from test_tls import connect, finish, run, start_echo
-from tls_tools import Bio, connecting, read_all, read_exactly, serving
+from tls_tools import (
+    Bio,
+    connect,
+    connecting,
+    finish,
+    read_all,
+    read_exactly,
+    run,
+    serving,
+    start_echo,
+)
 from transport_tools import BufferedRecorder, Recorder, turns, until, wait
 
 

@@ -16,8 +16,7 @@ import pytest
 
 import kloop
 from kloop import _kloop
-from test_tls import connect, finish, run, start_echo
-from tls_tools import serving
+from tls_tools import connect, finish, run, serving, start_echo
 from transport_tools import Recorder, turns, until, wait
 
 

@@ -8,8 +8,7 @@ import subprocess
 
 import pytest
 
-from test_tls import connect, finish, run, start_echo
-from tls_tools import OPENSSL, VERSIONS
+from tls_tools import OPENSSL, VERSIONS, connect, finish, run, start_echo
 from transport_tools import Recorder, until, wait
 
 FLAGS = {"1.2": "-tls1_2", "1.3": "-tls1_3"}

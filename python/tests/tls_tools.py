@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from transport_tools import TIMEOUT, until
+from transport_tools import TIMEOUT, Recorder, turns, until, wait
 
 OPENSSL = shutil.which("openssl")
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -21,6 +22,51 @@ def openssl(*arguments):
     assert OPENSSL, "the openssl command is needed for the TLS tests"
     subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True, timeout=60,
                    stdin=subprocess.DEVNULL)
+
+
+def run(loop, case):
+    return loop.run_until_complete(asyncio.wait_for(case, 120))
+
+
+class Echo(asyncio.Protocol):
+    made = None
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.made.append(self)
+
+    def data_received(self, data):
+        self.transport.write(data)
+
+
+def new_echo():
+    """A class of its own, with a list of its instances."""
+    return type("Echo", (Echo,), {"made": []})
+
+
+async def start_echo(loop, context, **options):
+    """An echo server: (its list of protocols, server, address)."""
+    echo = new_echo()
+    server = await loop.create_server(echo, "127.0.0.1", 0, ssl=context, **options)
+    return echo.made, server, server.sockets[0].getsockname()
+
+
+async def connect(loop, address, context, protocol=None, name="localhost", **options):
+    protocol = protocol or Recorder()
+    transport, _ = await wait(loop.create_connection(
+        lambda: protocol, *address, ssl=context, server_hostname=name, **options))
+    return transport, protocol
+
+
+async def finish(server, *transports):
+    for transport in transports:
+        transport.close()
+        protocol = transport.get_protocol()
+        if hasattr(protocol, "lost"):
+            await wait(protocol.lost)
+    server.close()
+    await wait(server.wait_closed())
+    await turns()
 
 
 class Certificates:
@@ -103,7 +149,8 @@ async def serving(function, context=None, **options):
     listener.settimeout(TIMEOUT)
 
     def serve():
-        sock, _ = listener.accept()
+        with listener:
+            sock, _ = listener.accept()
         sock.settimeout(TIMEOUT)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
@@ -111,11 +158,9 @@ async def serving(function, context=None, **options):
         with sock:
             function(sock)
 
+    address = listener.getsockname()
     thread = _Thread(serve)
-    try:
-        yield listener.getsockname()
-    finally:
-        listener.close()
+    yield address
     await thread.finish()
 
 
