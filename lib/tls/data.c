@@ -95,7 +95,11 @@ void kl_tls_tell_end(struct kloop_tls *tls)
 	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
 		kl_stream_end_read(tls->stream, 0);
 	else if (kl_tls_has(tls, KL_TLS_RAW_ENDED))
-		kl_stream_end_read(tls->stream, KLOOP_ERROR_TLS_TRUNCATED);
+		/* Who configured the object may take any end for an orderly one. */
+		kl_stream_end_read(tls->stream,
+				   SSL_get_options(tls->ssl) & SSL_OP_IGNORE_UNEXPECTED_EOF
+					   ? 0
+					   : KLOOP_ERROR_TLS_TRUNCATED);
 }
 
 void kl_tls_pump(struct kloop_tls *tls)

@@ -273,7 +273,8 @@ KLOOP_EXPORT int kloop_tls_new(struct kloop_tls_context *context,
  * functions, SSL_set_connect_state(3) or SSL_set_accept_state(3) included.
  *
  * The session gives it BIOs of its own, switches renegotiation off, and uses
- * ex_data of its own. Nothing of the handshake may have happened.
+ * ex_data of its own. Nothing of the handshake may have happened. Where it has
+ * SSL_OP_IGNORE_UNEXPECTED_EOF an end without close_notify is on_eof.
  *
  * Ownership: the session takes a reference on the SSL object.
  * Returns: as kloop_tls_new().
