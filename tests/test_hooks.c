@@ -236,12 +236,13 @@ START_TEST(shared_buffers)
 	struct kloop_loop *loop = kt_loop_new(NULL);
 	struct kloop_pool *pool = NULL, *again = NULL;
 	size_t bytes = 0;
-	char *hot = kl_loop_get_hot_buffer(loop, &bytes);
+	char *hot = kl_loop_get_hot_buffer(loop, KL_HOT_RECEIVED, &bytes);
 
 	ck_assert_ptr_nonnull(hot);
 	ck_assert_uint_ge(bytes, 65536);
 	memset(hot, 1, bytes);
-	ck_assert_ptr_eq(kl_loop_get_hot_buffer(loop, &bytes), hot);
+	ck_assert_ptr_eq(kl_loop_get_hot_buffer(loop, KL_HOT_RECEIVED, &bytes), hot);
+	ck_assert_ptr_ne(kl_loop_get_hot_buffer(loop, KL_HOT_PLAIN, &bytes), hot);
 	ck_assert_int_eq(kl_loop_get_receive_pool(loop, &pool), 0);
 	ck_assert_int_eq(kl_loop_get_receive_pool(loop, &again), 0);
 	ck_assert_ptr_eq(pool, again);

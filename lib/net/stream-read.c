@@ -45,14 +45,15 @@ struct kl_direct {
 
 static int arm(struct kloop_stream *stream, bool may_ask);
 
-/* May bytes go to the owner now, without overtaking others? */
-static bool can_deliver(const struct kloop_stream *stream)
+/* Should bytes be asked of the kernel now? */
+static bool wants_receive(struct kloop_stream *stream)
 {
-	return (stream->state & (KL_STREAM_WANT_READ | KL_STREAM_OVER)) == KL_STREAM_WANT_READ &&
-	       !stream->held;
+	if (stream->layer)
+		return stream->layer->ops->wants_receive(stream);
+	return kl_stream_can_deliver(stream);
 }
 
-static void deliver(struct kloop_stream *stream, void *data, size_t bytes)
+void kl_stream_deliver(struct kloop_stream *stream, void *data, size_t bytes)
 {
 	kl_loop_note_call(stream->loop);
 	if (stream->handlers->on_data)
@@ -92,11 +93,26 @@ static struct kl_held *take_held(struct kloop_stream *stream)
 	return first;
 }
 
-/* Bytes from the kernel: to the owner, to the held ones, or nowhere after a close. */
-static void receive(struct kloop_stream *stream, void *data, size_t bytes)
+bool kl_stream_take_held(struct kloop_stream *stream, void **ret_memory, void **ret_data,
+			 size_t *ret_bytes)
 {
-	if (can_deliver(stream)) {
-		deliver(stream, data, bytes);
+	struct kl_held *held;
+
+	if (!stream->held)
+		return false;
+	held = take_held(stream);
+	*ret_memory = held;
+	*ret_data = held->data;
+	*ret_bytes = held->bytes;
+	return true;
+}
+
+void kl_stream_receive(struct kloop_stream *stream, void *data, size_t bytes)
+{
+	if (kl_stream_has(stream, KL_STREAM_READ_LAYER)) {
+		stream->layer->ops->receive(stream, data, bytes);
+	} else if (kl_stream_can_deliver(stream)) {
+		kl_stream_deliver(stream, data, bytes);
 	} else if (!kl_stream_has(stream, KL_STREAM_OVER)) {
 		hold(stream, data, bytes);
 		kl_stream_cancel_read(stream);
@@ -106,7 +122,7 @@ static void receive(struct kloop_stream *stream, void *data, size_t bytes)
 /* Tell the end, if it came and all before it was delivered. */
 static void tell_end(struct kloop_stream *stream)
 {
-	if (!can_deliver(stream) || !kl_stream_has(stream, KL_STREAM_READ_ENDED) ||
+	if (!kl_stream_can_deliver(stream) || !kl_stream_has(stream, KL_STREAM_READ_ENDED) ||
 	    kl_stream_has(stream, KL_STREAM_EOF_TOLD))
 		return;
 	if (stream->error < 0) {
@@ -119,8 +135,7 @@ static void tell_end(struct kloop_stream *stream)
 		stream->handlers->on_eof(stream, stream->user);
 }
 
-/* The kernel said that nothing more comes: error is 0 for an orderly end. */
-static void end_read(struct kloop_stream *stream, int error)
+void kl_stream_end_read(struct kloop_stream *stream, int error)
 {
 	if (kl_stream_has(stream, KL_STREAM_OVER))
 		return;
@@ -129,12 +144,19 @@ static void end_read(struct kloop_stream *stream, int error)
 	tell_end(stream);
 }
 
+/* The kernel said that nothing more comes: error is 0 for an orderly end. */
+static void end_receive(struct kloop_stream *stream, int error)
+{
+	if (!stream->layer || !stream->layer->ops->end_receive(stream, error))
+		kl_stream_end_read(stream, error);
+}
+
 /* Go on reading, unless something speaks against it. */
-static void continue_read(struct kloop_stream *stream)
+void kl_stream_continue_read(struct kloop_stream *stream)
 {
 	int r;
 
-	if (!can_deliver(stream) || kl_stream_has(stream, KL_STREAM_READ_ENDED) ||
+	if (!wants_receive(stream) || kl_stream_has(stream, KL_STREAM_READ_ENDED) ||
 	    !kl_stream_has(stream, KL_STREAM_CONNECTED))
 		return;
 	r = arm(stream, true);
@@ -150,11 +172,13 @@ void kl_stream_run_read(struct kloop_stream *stream)
 				       KL_STREAM_WANT_READ) {
 		/* What a callback makes arrive is later than what is still held. */
 		held = take_held(stream);
-		deliver(stream, held->data, held->bytes);
+		kl_stream_deliver(stream, held->data, held->bytes);
 		kl_free(held);
 	}
+	if (stream->layer)
+		stream->layer->ops->run_read(stream);
 	tell_end(stream);
-	continue_read(stream);
+	kl_stream_continue_read(stream);
 }
 
 /* ---- POOL ------------------------------------------------------------- */
@@ -180,7 +204,7 @@ static bool end_pool(struct kloop_stream *stream, int32_t result)
 {
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result == 0) {
-		end_read(stream, 0);
+		end_receive(stream, 0);
 	} else if (result == -ENOBUFS) {
 		/* Buffers that this turn uses are back before the next one submits. */
 		if (++stream->starved_reads >= STARVED_READS) {
@@ -191,7 +215,7 @@ static bool end_pool(struct kloop_stream *stream, int32_t result)
 		kl_stream_schedule(stream);
 		return false;
 	} else if (result < 0 && result != -ECANCELED && result != -EINTR && result != -EAGAIN) {
-		end_read(stream, result);
+		end_receive(stream, result);
 	}
 	return true;
 }
@@ -209,7 +233,7 @@ static void pool_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		stream->lent_id = id;
 		stream->state |= KL_STREAM_LENDING;
 		if (result > 0)
-			receive(stream, data, (size_t)result);
+			kl_stream_receive(stream, data, (size_t)result);
 		if (kl_stream_has(stream, KL_STREAM_LENDING))
 			kloop_pool_give(pool, id);
 		stream->state &= ~(uint32_t)KL_STREAM_LENDING;
@@ -217,7 +241,7 @@ static void pool_done(struct kloop_op *op, int32_t result, uint32_t flags)
 			note_pool_read(stream, pool, result);
 	}
 	if (!(flags & KLOOP_OP_MORE) && end_pool(stream, result))
-		continue_read(stream);
+		kl_stream_continue_read(stream);
 	kl_stream_leave(stream);
 }
 
@@ -241,8 +265,8 @@ static void note_direct_read(struct kloop_stream *stream, size_t result, size_t 
 	}
 }
 
-static bool ask_owner(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
-		      size_t *ret_bytes)
+bool kl_stream_ask_owner(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
+			 size_t *ret_bytes)
 {
 	const struct kloop_stream_handlers *handlers = stream->handlers;
 
@@ -260,16 +284,17 @@ static void read_now(struct kloop_stream *stream, int32_t events)
 	ssize_t result;
 	int i;
 
-	for (i = 0; i < READS_PER_TURN && can_deliver(stream); i++) {
-		hot = kl_loop_get_hot_buffer(stream->loop, &hot_bytes);
-		if (!ask_owner(stream, hot ? hot_bytes : OWN_BYTES, &buffer, &bytes)) {
+	for (i = 0; i < READS_PER_TURN && wants_receive(stream); i++) {
+		hot = kl_loop_get_hot_buffer(stream->loop, KL_HOT_RECEIVED, &hot_bytes);
+		if (kl_stream_has(stream, KL_STREAM_READ_LAYER) ||
+		    !kl_stream_ask_owner(stream, hot ? hot_bytes : OWN_BYTES, &buffer, &bytes)) {
 			buffer = hot;
 			bytes = hot_bytes;
 		}
-		if (!can_deliver(stream))
+		if (!wants_receive(stream))
 			return;
 		if (!buffer) {
-			end_read(stream, -ENOMEM);
+			end_receive(stream, -ENOMEM);
 			return;
 		}
 		result = pipe ? read(stream->fd, buffer, bytes)
@@ -281,10 +306,10 @@ static void read_now(struct kloop_stream *stream, int32_t events)
 			/* The writing end of a pipe: POLLERR means that the reader left. */
 			bool left = pipe && (events & POLLERR) && errno == EBADF;
 
-			end_read(stream, result < 0 && !left ? -errno : 0);
+			end_receive(stream, result < 0 && !left ? -errno : 0);
 			return;
 		}
-		deliver(stream, buffer, (size_t)result);
+		kl_stream_receive(stream, buffer, (size_t)result);
 		note_direct_read(stream, (size_t)result, bytes);
 		if ((size_t)result < bytes)
 			return;
@@ -304,7 +329,8 @@ static int arm_own(struct kloop_stream *stream)
 			return -ENOMEM;
 		stream->direct = direct;
 	}
-	if (!ask_owner(stream, OWN_BYTES, &direct->buffer, &direct->bytes)) {
+	if (kl_stream_has(stream, KL_STREAM_READ_LAYER) ||
+	    !kl_stream_ask_owner(stream, OWN_BYTES, &direct->buffer, &direct->bytes)) {
 		/* Cleared, since memory checkers do not see the kernel's thread write. */
 		if (!direct->own)
 			direct->own = kl_calloc(1, OWN_BYTES);
@@ -313,7 +339,7 @@ static int arm_own(struct kloop_stream *stream)
 		direct->buffer = direct->own;
 		direct->bytes = OWN_BYTES;
 	}
-	if (!can_deliver(stream))
+	if (!wants_receive(stream))
 		return 0;
 	stream->read_op.complete = own_done;
 	if (stream->flags & KLOOP_STREAM_PIPE)
@@ -340,15 +366,15 @@ static void own_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result > 0) {
-		receive(stream, stream->direct->buffer, (size_t)result);
+		kl_stream_receive(stream, stream->direct->buffer, (size_t)result);
 		note_direct_read(stream, (size_t)result, stream->direct->bytes);
 	} else if (result == 0 ||
 		   (result != -ECANCELED && result != -EAGAIN && result != -EINTR)) {
-		end_read(stream, result);
+		end_receive(stream, result);
 	}
 	if (!kl_stream_has(stream, KL_STREAM_DIRECT))
 		free_direct(stream);
-	continue_read(stream);
+	kl_stream_continue_read(stream);
 	kl_stream_leave(stream);
 }
 
@@ -363,15 +389,15 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result < 0) {
 		if (result != -ECANCELED && result != -EINTR)
-			end_read(stream, result);
+			end_receive(stream, result);
 	} else if (!own) {
 		read_now(stream, result);
-	} else if (can_deliver(stream)) {
+	} else if (wants_receive(stream)) {
 		r = arm_own(stream);
 		if (r < 0)
-			end_read(stream, r);
+			end_receive(stream, r);
 	}
-	continue_read(stream);
+	kl_stream_continue_read(stream);
 	kl_stream_leave(stream);
 }
 
@@ -422,6 +448,10 @@ int kloop_stream_start_read(struct kloop_stream *stream)
 	if (kl_stream_has(stream, KL_STREAM_WANT_READ))
 		return 0;
 	stream->state |= KL_STREAM_WANT_READ;
+	if (stream->layer) {
+		kl_stream_schedule(stream); /* it may hold something */
+		return 0;
+	}
 	/* Armed still: the usual case of a short pause. */
 	if (!kl_stream_has(stream, KL_STREAM_CONNECTED) ||
 	    (kloop_op_is_active(&stream->read_op) && !stream->held))

@@ -26,6 +26,9 @@
 #define MAX_SEGMENTS 1024
 #define MAX_BYTES ((size_t)1 << 30)
 
+/* A control message of one byte. */
+#define CONTROL_BYTES CMSG_SPACE(sizeof(unsigned char))
+
 /* What to do when a segment is sent. release NULL: free the owner, if any. */
 struct kl_segment_end {
 	kloop_release_fn *release;
@@ -41,6 +44,8 @@ struct kl_batch {
 	uint32_t room_segment; /* of the segments in the room, the last: it owns the memory */
 	char *room;            /* for copies */
 	size_t room_bytes;
+	struct kl_batch *next;       /* for layers */
+	struct cmsghdr *control;     /* for layers; mostly NULL */
 	struct msghdr message;
 	struct iovec first_vector[FIRST_SEGMENTS];
 	struct kl_segment_end first_ends[FIRST_SEGMENTS];
@@ -63,6 +68,8 @@ static struct kl_batch *make_batch(size_t room_bytes)
 	batch->room_segment = 0;
 	batch->room = batch->first_room;
 	batch->room_bytes = room_bytes;
+	batch->next = NULL;
+	batch->control = NULL;
 	return batch;
 }
 
@@ -70,6 +77,7 @@ static void free_batch(struct kl_batch *batch)
 {
 	if (batch->vector != batch->first_vector)
 		kl_free(batch->vector);
+	kl_free(batch->control);
 	kl_free(batch);
 }
 
@@ -203,6 +211,8 @@ void kl_stream_release_all(struct kloop_stream *stream, int status)
 	struct kl_batch *batch;
 	int i;
 
+	if (stream->layer)
+		stream->layer->ops->release_all(stream, status);
 	for (i = 0; i < 2; i++) {
 		batch = i == 0 ? stream->out.sending : stream->pending;
 		if (!batch)
@@ -233,6 +243,17 @@ static void tell_drain(struct kloop_stream *stream)
 
 static void send_done(struct kloop_op *op, int32_t result, uint32_t flags);
 
+static void fill_message(struct kl_batch *batch, struct iovec *vector, unsigned count)
+{
+	memset(&batch->message, 0, sizeof(batch->message));
+	batch->message.msg_iov = vector;
+	batch->message.msg_iovlen = count;
+	if (batch->control) {
+		batch->message.msg_control = batch->control;
+		batch->message.msg_controllen = CONTROL_BYTES;
+	}
+}
+
 /* Hand what is left of the batch to the kernel. */
 static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 {
@@ -240,6 +261,11 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 	unsigned count = batch->count - batch->head;
 	struct kloop_op *op = &stream->write_op;
 	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
+	/*
+	 * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself.
+	 * Its TLS refuses the flag.
+	 */
+	int flags = stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
 
 	op->complete = send_done;
 	if (count > MAX_SEGMENTS)
@@ -250,14 +276,11 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 					      bytes, UINT64_MAX);
 		return kloop_op_writev(stream->loop, op, stream->fd, vector, count);
 	}
-	/* MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself. */
-	if (count == 1)
+	if (count == 1 && !batch->control)
 		return kloop_op_send(stream->loop, op, stream->fd, vector->iov_base, bytes,
-				     MSG_WAITALL);
-	memset(&batch->message, 0, sizeof(batch->message));
-	batch->message.msg_iov = vector;
-	batch->message.msg_iovlen = count;
-	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, MSG_WAITALL);
+				     flags);
+	fill_message(batch, vector, count);
+	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, flags);
 }
 
 /* Have the batch in flight, or be done with it. */
@@ -276,7 +299,7 @@ static void continue_send(struct kloop_stream *stream)
 	if (batch->head == batch->count) {
 		stream->out.sending = NULL;
 		free_batch(batch);
-		if (stream->pending)
+		if (stream->pending || (stream->layer && stream->layer->has_output))
 			kl_stream_schedule(stream);
 		return;
 	}
@@ -340,12 +363,129 @@ void kl_stream_run_write(struct kloop_stream *stream)
 	bool can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
 			!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
 
-	if (can_send && stream->pending && !stream->out.sending) {
-		stream->out.sending = stream->pending;
-		stream->pending = NULL;
-		continue_send(stream);
+	if (can_send && !stream->out.sending) {
+		if (kl_stream_has(stream, KL_STREAM_WRITE_LAYER))
+			stream->layer->ops->run_write(stream);
+		else if (stream->pending)
+			kl_stream_send_pending(stream);
 	}
 	tell_drain(stream);
+}
+
+/* ---- for layers ------------------------------------------------------- */
+
+int kl_batch_append(struct kl_batch **batch, const void *data, size_t bytes, size_t room_bytes)
+{
+	struct kl_batch *made = *batch;
+	int r;
+
+	if (!made) {
+		made = make_batch(room_bytes > bytes ? room_bytes : bytes);
+		if (!made)
+			return -ENOMEM;
+	}
+	r = add_copy(made, data, bytes);
+	if (r < 0 && !*batch)
+		free_batch(made);
+	else
+		*batch = made;
+	return r;
+}
+
+int kl_batch_set_control(struct kl_batch *batch, int level, int type, unsigned char value)
+{
+	struct cmsghdr *header = kl_calloc(1, CONTROL_BYTES);
+
+	if (!header)
+		return -ENOMEM;
+	header->cmsg_level = level;
+	header->cmsg_type = type;
+	header->cmsg_len = CMSG_LEN(sizeof(value));
+	*CMSG_DATA(header) = value;
+	batch->control = header;
+	return 0;
+}
+
+struct kl_batch *kl_batch_get_next(const struct kl_batch *batch)
+{
+	return batch->next;
+}
+
+void kl_batch_set_next(struct kl_batch *batch, struct kl_batch *next)
+{
+	batch->next = next;
+}
+
+size_t kl_batch_count_bytes(const struct kl_batch *batch)
+{
+	size_t bytes = 0;
+	uint32_t i;
+
+	for (i = batch->head; i < batch->count; i++)
+		bytes += batch->vector[i].iov_len;
+	return bytes;
+}
+
+void kl_batch_drop(struct kloop_stream *stream, struct kl_batch *batch, int status)
+{
+	stream->write_bytes += kl_batch_count_bytes(batch);
+	while (batch->head < batch->count)
+		end_segment(stream, batch, status);
+	free_batch(batch);
+}
+
+struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream)
+{
+	struct kl_batch *batch = stream->pending;
+
+	if (batch)
+		stream->write_bytes -= kl_batch_count_bytes(batch);
+	stream->pending = NULL;
+	return batch;
+}
+
+void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch)
+{
+	fill_message(batch, batch->vector + batch->head, batch->count - batch->head);
+	(void)!sendmsg(stream->fd, &batch->message, MSG_DONTWAIT | MSG_NOSIGNAL);
+	kl_loop_count_direct(stream->loop);
+}
+
+void kl_stream_send(struct kloop_stream *stream, struct kl_batch *batch)
+{
+	stream->write_bytes += kl_batch_count_bytes(batch);
+	stream->out.sending = batch;
+	continue_send(stream);
+}
+
+void kl_stream_send_pending(struct kloop_stream *stream)
+{
+	stream->out.sending = stream->pending;
+	stream->pending = NULL;
+	continue_send(stream);
+}
+
+unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_data,
+				size_t *ret_bytes)
+{
+	struct kl_batch *batch = stream->pending;
+
+	if (!batch)
+		return 0;
+	*ret_data = batch->vector[batch->head].iov_base;
+	*ret_bytes = batch->vector[batch->head].iov_len;
+	return batch->count - batch->head;
+}
+
+void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes)
+{
+	struct kl_batch *batch = stream->pending;
+
+	advance(stream, batch, bytes);
+	if (batch->head == batch->count) {
+		stream->pending = NULL;
+		free_batch(batch);
+	}
 }
 
 /* ---- public ----------------------------------------------------------- */
@@ -401,7 +541,8 @@ ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data, 
 
 	if (r < 0)
 		return r;
-	if (bytes == 0 || stream->pending || stream->out.sending ||
+	if (bytes == 0 || kl_stream_has_queue(stream) ||
+	    (stream->layer && !stream->layer->plain_write) ||
 	    (stream->state & (KL_STREAM_CONNECTED | KL_STREAM_SQPOLL)) != KL_STREAM_CONNECTED)
 		return 0;
 	if (stream->flags & KLOOP_STREAM_PIPE)
@@ -409,8 +550,11 @@ ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data, 
 	else
 		result = send(stream->fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
 	kl_loop_count_direct(stream->loop);
-	if (result >= 0)
+	if (result >= 0) {
+		if (stream->layer)
+			stream->layer->tried_bytes += (size_t)result;
 		return result;
+	}
 	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)
 		return 0;
 	r = -errno;

@@ -68,6 +68,8 @@ static void tell_failure(struct kloop_stream *stream)
 	if (kl_stream_has(stream, KL_STREAM_ABORTED))
 		return;
 	kl_loop_note_call(stream->loop);
+	if (stream->layer && stream->layer->ops->tell_failure(stream))
+		return;
 	if (!connecting && handlers->on_error)
 		handlers->on_error(stream, stream->error, stream->user);
 	else if (connecting && handlers->on_connect && !kl_stream_has(stream, KL_STREAM_CLOSING))
@@ -85,6 +87,8 @@ static void free_stream(struct kloop_stream *stream)
 	kl_stream_free_read(stream);
 	kl_loop_note_call(stream->loop);
 	stream->handlers->on_close(stream, stream->user);
+	if (stream->layer)
+		stream->layer->ops->free(stream);
 	kl_free(stream);
 }
 
@@ -111,6 +115,12 @@ static void close_fd(struct kloop_stream *stream)
 		close(stream->fd);
 }
 
+/* Is the layer, if there is one, through with the writing direction? */
+static bool end_layer(struct kloop_stream *stream, bool closing)
+{
+	return !stream->layer || stream->layer->ops->end_write(stream, closing);
+}
+
 /*
  * One step nearer to the end. The receive is cancelled and the descriptor
  * closed by the same submission; the memory goes when both have completed.
@@ -122,7 +132,7 @@ static bool close_step(struct kloop_stream *stream)
 		       kl_loop_is_closing(stream->loop);
 
 	/* An empty write may be queued as well, so the bytes alone do not tell. */
-	if (!at_once && kl_stream_has_queue(stream))
+	if (!at_once && (kl_stream_has_queue(stream) || !end_layer(stream, true)))
 		return false;
 	kl_stream_cancel_read(stream);
 	if (!kl_stream_has(stream, KL_STREAM_CLOSED)) {
@@ -150,7 +160,8 @@ void kl_stream_settle(struct kloop_stream *stream)
 	/* shutdown(2) never waits; as an operation it would cost a kernel thread. */
 	if (kl_stream_has(stream, KL_STREAM_SHUT_PENDING) &&
 	    kl_stream_has(stream, KL_STREAM_CONNECTED) && !kl_stream_has_queue(stream) &&
-	    !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED)) {
+	    !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED) &&
+	    end_layer(stream, false)) {
 		stream->state &= ~(uint32_t)KL_STREAM_SHUT_PENDING;
 		/* It fails only where the peer has gone, and reading tells that. */
 		shutdown(stream->fd, SHUT_WR);
@@ -288,7 +299,7 @@ static void end_connect(struct kloop_stream *stream, int result)
 	if (stream->handlers->on_connect && !kl_stream_has(stream, KL_STREAM_CLOSING))
 		stream->handlers->on_connect(stream, 0, stream->user);
 	kl_stream_run_read(stream);
-	if (stream->pending)
+	if (kl_stream_has_queue(stream))
 		kl_stream_schedule(stream);
 }
 

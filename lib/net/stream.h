@@ -50,6 +50,10 @@ enum kl_stream_state {
 
 	KL_STREAM_BUSY = 1 << 20, /* inside the bracket */
 
+	/* Bytes go through the layer, in this direction. */
+	KL_STREAM_READ_LAYER = 1 << 21,
+	KL_STREAM_WRITE_LAYER = 1 << 22,
+
 	/* What kl_stream_leave() has to look at. */
 	KL_STREAM_ATTENTION = KL_STREAM_SHUT_PENDING | KL_STREAM_FAILED | KL_STREAM_CLOSING,
 	/* What makes calls of the owner fail with -ESTALE. */
@@ -60,8 +64,65 @@ struct kl_batch;  /* stream-write.c: what leaves as one send */
 struct kl_held;   /* stream-read.c: bytes that came while reading was stopped */
 struct kl_direct; /* stream-read.c: memory lent to a receive, with SQPOLL */
 
+struct kloop_stream;
+struct kl_layer;
+
+/*
+ * What stands between the kernel's bytes and the owner's handlers, once a
+ * stream is upgraded: TLS. All functions are called inside the bracket.
+ */
+struct kl_layer_ops {
+	/*
+	 * Bytes from the kernel, in order, with KL_STREAM_READ_LAYER. Also while
+	 * the owner does not read and while the stream closes.
+	 */
+	void (*receive)(struct kloop_stream *stream, const void *data, size_t bytes);
+
+	/* Is a receive to be armed? Asked whether or not READ_LAYER is set. */
+	bool (*wants_receive)(struct kloop_stream *stream);
+
+	/*
+	 * A receive of the kernel ended: 0 at the end of the peer, or a negative
+	 * errno. Returns: whether the layer takes care of it; otherwise the owner
+	 * is told.
+	 */
+	bool (*end_receive)(struct kloop_stream *stream, int error);
+
+	/* Called with each run of the read path, before a receive is armed. */
+	void (*run_read)(struct kloop_stream *stream);
+
+	/*
+	 * Nothing is in flight: put what is next on its way by kl_stream_send()
+	 * or kl_stream_send_pending().
+	 */
+	void (*run_write)(struct kloop_stream *stream);
+
+	/*
+	 * All that was written is sent, and the writing direction is to end, for
+	 * good if closing. Returns: whether the layer is through with it.
+	 */
+	bool (*end_write)(struct kloop_stream *stream, bool closing);
+
+	/* What the layer took over from the owner's writes goes back, not sent. */
+	void (*release_all)(struct kloop_stream *stream, int status);
+
+	/* The stream failed: returns whether the layer told the owner. */
+	bool (*tell_failure)(struct kloop_stream *stream);
+
+	/* The stream is freed: so is the layer. */
+	void (*free)(struct kloop_stream *stream);
+};
+
+struct kl_layer {
+	const struct kl_layer_ops *ops;
+	bool has_output;      /* something of the layer's own waits to be sent */
+	bool plain_write;     /* written bytes go to the kernel as they are */
+	uint64_t tried_bytes; /* that kloop_stream_try_write() sent so */
+};
+
 struct kloop_stream {
 	struct kloop_loop *loop;
+	struct kl_layer *layer; /* mostly NULL */
 	const struct kloop_stream_handlers *handlers;
 	void *user;
 	struct kloop_op read_op;
@@ -99,8 +160,15 @@ static inline bool kl_stream_has(const struct kloop_stream *stream, uint32_t bit
 /* Is anything written that is not yet released? */
 static inline bool kl_stream_has_queue(const struct kloop_stream *stream)
 {
-	return stream->pending ||
+	return stream->pending || (stream->layer && stream->layer->has_output) ||
 	       (!kl_stream_has(stream, KL_STREAM_CONNECTING) && stream->out.sending);
+}
+
+/* May bytes go to the owner now, without overtaking others? */
+static inline bool kl_stream_can_deliver(const struct kloop_stream *stream)
+{
+	return (stream->state & (KL_STREAM_WANT_READ | KL_STREAM_OVER)) == KL_STREAM_WANT_READ &&
+	       !stream->held;
 }
 
 /* stream.c */
@@ -138,6 +206,24 @@ static inline void kl_stream_leave(struct kloop_stream *stream)
 void kl_stream_run_read(struct kloop_stream *stream);
 void kl_stream_free_read(struct kloop_stream *stream);
 
+/* Have an operation armed if reading is wanted. */
+void kl_stream_continue_read(struct kloop_stream *stream);
+
+/* Bytes from the kernel: to the layer, the owner, the held ones, or nowhere after a close. */
+void kl_stream_receive(struct kloop_stream *stream, void *data, size_t bytes);
+
+/* For layers: bytes to the owner, who must want them; memory of the owner's for them. */
+void kl_stream_deliver(struct kloop_stream *stream, void *data, size_t bytes);
+bool kl_stream_ask_owner(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
+			 size_t *ret_bytes);
+
+/* For layers: nothing more comes, by 0 in good order; told as soon as the owner reads. */
+void kl_stream_end_read(struct kloop_stream *stream, int error);
+
+/* Take out what is held, the oldest first: data to free with kl_free(memory); false if none. */
+bool kl_stream_take_held(struct kloop_stream *stream, void **ret_memory, void **ret_data,
+			 size_t *ret_bytes);
+
 /* stream-write.c; to be called inside the bracket */
 
 /* Send what was written, if nothing is in flight; on_drain if it is due. */
@@ -145,5 +231,51 @@ void kl_stream_run_write(struct kloop_stream *stream);
 
 /* Release everything queued. Nothing may be in flight. */
 void kl_stream_release_all(struct kloop_stream *stream, int status);
+
+/* For layers. */
+
+/*
+ * Append a copy of bytes to a batch, which is made if *batch is NULL, with room
+ * for so many bytes in all. Returns: 0; -ENOMEM (nothing was appended).
+ */
+int kl_batch_append(struct kl_batch **batch, const void *data, size_t bytes, size_t room_bytes);
+
+/* Send the batch with a control message (sendmsg(2)) of one byte. Returns: 0; -ENOMEM. */
+int kl_batch_set_control(struct kl_batch *batch, int level, int type, unsigned char value);
+
+/* Its bytes: written, and not yet sent. */
+size_t kl_batch_count_bytes(const struct kl_batch *batch);
+
+/* Batches as a list: the layer's own. */
+struct kl_batch *kl_batch_get_next(const struct kl_batch *batch);
+void kl_batch_set_next(struct kl_batch *batch, struct kl_batch *next);
+
+/* Release one that was never sent. */
+void kl_batch_drop(struct kloop_stream *stream, struct kl_batch *batch, int status);
+
+/* Take the batch of what is written, for the layer to send as it is; NULL if nothing is. */
+struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream);
+
+/*
+ * Try to send a batch by a system call of its own, the last words of a stream
+ * that is failing; nothing may be in flight. The batch stays the caller's.
+ */
+void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch);
+
+/* Send a batch; nothing may be in flight. */
+void kl_stream_send(struct kloop_stream *stream, struct kl_batch *batch);
+
+/* Send what is written as it is; nothing may be in flight. */
+void kl_stream_send_pending(struct kloop_stream *stream);
+
+/*
+ * The first bytes that are written and not sent; returns how many segments
+ * there are, 0 for none.
+ */
+unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_data,
+				size_t *ret_bytes);
+
+/* So many of them are dealt with; calls releases. */
+void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes);
 
 #endif

@@ -85,7 +85,7 @@ struct kloop_loop {
 	struct kloop_pool *pools; /* all pools of the loop */
 	struct kloop_pool *receive_pool;
 	unsigned next_pool_group;
-	char *hot_area; /* mapped; the buffer lies inside */
+	char *hot_areas[KL_HOT_COUNT]; /* mapped; the buffers lie inside */
 
 	struct kloop_loop_options options;
 	struct kloop_stats stats;

@@ -190,19 +190,19 @@ int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_po
 	return 0;
 }
 
-void *kl_loop_get_hot_buffer(struct kloop_loop *loop, size_t *ret_bytes)
+void *kl_loop_get_hot_buffer(struct kloop_loop *loop, enum kl_hot which, size_t *ret_bytes)
 {
 	void *area;
 
 	*ret_bytes = HOT_BUFFER_BYTES;
-	if (loop->hot_area == NULL) {
+	if (loop->hot_areas[which] == NULL) {
 		area = mmap(NULL, HOT_BUFFER_OFFSET + HOT_BUFFER_BYTES, PROT_READ | PROT_WRITE,
 			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		if (area == MAP_FAILED)
 			return NULL;
-		loop->hot_area = area;
+		loop->hot_areas[which] = area;
 	}
-	return loop->hot_area + HOT_BUFFER_OFFSET;
+	return loop->hot_areas[which] + HOT_BUFFER_OFFSET;
 }
 
 /* Register all pools with a new ring. */
@@ -222,9 +222,11 @@ void kl_pools_free(struct kloop_loop *loop)
 	while (loop->pools != NULL)
 		kloop_pool_free(loop->pools);
 	loop->receive_pool = NULL;
-	if (loop->hot_area != NULL)
-		munmap(loop->hot_area, HOT_BUFFER_OFFSET + HOT_BUFFER_BYTES);
-	loop->hot_area = NULL;
+	for (int i = 0; i < KL_HOT_COUNT; i++) {
+		if (loop->hot_areas[i] != NULL)
+			munmap(loop->hot_areas[i], HOT_BUFFER_OFFSET + HOT_BUFFER_BYTES);
+		loop->hot_areas[i] = NULL;
+	}
 }
 
 void kl_pools_stats(const struct kloop_loop *loop, struct kloop_stats *stats)

@@ -69,11 +69,17 @@ int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_po
 size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool);
 
 /*
- * The loop's one large receive buffer ("hot": it stays in the cache because
- * all streams use it), made at the first call: NULL if there is no memory.
- * Its contents last until the next callback.
+ * The loop's large buffers ("hot": they stay in the cache because all streams
+ * use them), each made at its first call: NULL if there is no memory. Their
+ * contents last until the next callback.
  */
-void *kl_loop_get_hot_buffer(struct kloop_loop *loop, size_t *ret_bytes);
+enum kl_hot {
+	KL_HOT_RECEIVED, /* as it came from the kernel */
+	KL_HOT_PLAIN,    /* what a layer made of it, or gathers to be sent */
+	KL_HOT_COUNT,
+};
+
+void *kl_loop_get_hot_buffer(struct kloop_loop *loop, enum kl_hot which, size_t *ret_bytes);
 
 /* Count a send(2) or recv(2) made outside the ring. */
 void kl_loop_count_direct(struct kloop_loop *loop);

@@ -61,6 +61,44 @@ enum kloop_error {
 	KLOOP_ERROR_RING_MISSING = -4098,
 	/* The kernel's io_uring lacks what kLoop needs: it is older than Linux 5.11. */
 	KLOOP_ERROR_RING_TOO_OLD = -4099,
+
+	/*
+	 * TLS. kloop_tls_get_error_text() and its neighbours tell more.
+	 *
+	 * The peer broke the protocol: a bad record, a message out of place, no
+	 * version or cipher in common, or what it sends is not TLS at all.
+	 */
+	KLOOP_ERROR_TLS_PROTOCOL = -4200,
+	/* The peer's certificate is missing, not trusted, or does not fit the name. */
+	KLOOP_ERROR_TLS_VERIFY = -4201,
+	/* The peer sent a fatal alert: kloop_tls_get_alert(). */
+	KLOOP_ERROR_TLS_ALERT = -4202,
+	/* The connection ended without close_notify: data may be missing. */
+	KLOOP_ERROR_TLS_TRUNCATED = -4203,
+	/* OpenSSL failed for a reason that has nothing to do with the peer. */
+	KLOOP_ERROR_TLS_LIBRARY = -4204,
+	/* A certificate or key to be used is not usable. */
+	KLOOP_ERROR_TLS_CERTIFICATE = -4205,
+	/* Keys had to be renewed, and the kernel, which has them, cannot (before 6.14). */
+	KLOOP_ERROR_TLS_KEY_UPDATE = -4206,
+
+	/*
+	 * Why a direction of a TLS connection is not in the kernel
+	 * (kloop_tls_get_ktls()); none of them is an error of the connection.
+	 *
+	 * Switched off by kloop_tls_set_ktls() or the environment.
+	 */
+	KLOOP_ERROR_KTLS_OFF = -4220,
+	/* The kernel has no TLS: not built, or its module "tls" is not loaded. */
+	KLOOP_ERROR_KTLS_MISSING = -4221,
+	/* Kernel and library have not got the cipher or version in common. */
+	KLOOP_ERROR_KTLS_CIPHER = -4222,
+	/* OpenSSL did not hand out the keys: another key-log callback was set. */
+	KLOOP_ERROR_KTLS_SECRETS = -4223,
+	/* Not so far: the handshake is under way, or KLOOP_KTLS_AUTO saw no gain. */
+	KLOOP_ERROR_KTLS_UNUSED = -4224,
+	/* It is no TCP connection. */
+	KLOOP_ERROR_KTLS_SOCKET = -4225,
 };
 
 /*

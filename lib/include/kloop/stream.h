@@ -185,6 +185,54 @@ KLOOP_EXPORT int kloop_stream_write(struct kloop_stream *stream, const void *dat
 KLOOP_EXPORT ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data,
 					      size_t bytes) KLOOP_MUST_CHECK;
 
+/* To the end of the file. */
+#define KLOOP_FILE_END UINT64_MAX
+
+enum kloop_send_file_flag {
+	/*
+	 * With kTLS: let the kernel encrypt from the file's own pages, without a
+	 * copy (TLS_TX_ZEROCOPY_RO, Linux 5.19, for devices that encrypt). If the
+	 * file changes meanwhile the peer sees a broken record. Elsewhere ignored.
+	 */
+	KLOOP_SEND_FILE_ZERO_COPY = 1 << 0,
+};
+
+/*
+ * Called once for a kloop_stream_send_file().
+ *
+ * owner: as passed to it. status: 0, or a negative errno: of reading the file,
+ * in which case the stream goes on behind what was sent; of the stream; or
+ * -ECANCELED after an abort. sent_bytes: of the file, taken by the kernel.
+ */
+typedef void kloop_send_file_fn(void *owner, int status, uint64_t sent_bytes, void *user);
+
+/*
+ * Send a part of a file, after all that was written before.
+ *
+ * fd: of a regular file, open for reading; its position is neither used nor
+ * changed. offset: where to begin. bytes: how many, or KLOOP_FILE_END; a file
+ * that ends before is no error, sent_bytes tells. flags: of enum
+ * kloop_send_file_flag.
+ *
+ * Where the kernel sends the stream's bytes as they are (no TLS, or kTLS) the
+ * file's pages go to the socket by splice(2) operations and are not copied into
+ * the program. With KLOOP_KTLS_AUTO it is the first of these calls that moves
+ * the sending direction of a TLS stream into the kernel. Otherwise the file is
+ * read in pieces, each encrypted and sent before the next.
+ *
+ * What is written afterwards waits until the file is sent. The file does not
+ * count in kloop_stream_get_write_bytes().
+ *
+ * Ownership: fd stays the caller's, and must stay open until done was called.
+ * Completion: done, once, never inside this call.
+ * Returns: 0; -EINVAL; -ENOMEM; -EBADF; -EPIPE and -ESTALE as
+ * kloop_stream_write(); -EOPNOTSUPP for a pipe.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_stream_send_file(struct kloop_stream *stream, int fd, uint64_t offset,
+					uint64_t bytes, unsigned flags, kloop_send_file_fn *done,
+					void *owner) KLOOP_MUST_CHECK;
+
 /* Bytes written and not yet handed to the kernel. Since: 0.1. */
 KLOOP_EXPORT size_t kloop_stream_get_write_bytes(const struct kloop_stream *stream);
 
