@@ -41,7 +41,7 @@ make_chroot() {
 	mirror=$(debian_mirror)
 	packages=$(IFS=, && printf '%s' "$*")
 	# A mirror may stand still: sid's lists are valid for a week only.
-	timeout -k 60 1800 mmdebstrap --variant=minbase ${packages:+"--include=$packages"} \
+	timeout --foreground -k 60 1800 mmdebstrap --variant=minbase ${packages:+"--include=$packages"} \
 		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
 		--dpkgopt=force-unsafe-io "$suite" "$root" ${mirror:+"$mirror"}
 }
@@ -64,11 +64,12 @@ copy_tree() {
 }
 
 # in_chroot ROOT COMMAND...: in /root/kloop there, with /proc, /sys, /dev and
-# loopback, in namespaces of its own: mounts and processes are gone at the end.
+# loopback, in namespaces of its own: mounts and processes are gone at the end,
+# which is after ${CHROOT_SECONDS:-7200} at the latest.
 in_chroot() {
 	cp -L /etc/resolv.conf "$1/etc/resolv.conf"
 	# shellcheck disable=SC2016 # the inner shell expands these
-	unshare --mount --propagation private --pid --fork --kill-child sh -euc '
+	timeout --foreground -k 60 "${CHROOT_SECONDS:-7200}" unshare --mount --propagation private --pid --fork --kill-child sh -euc '
 		root=$1
 		shift
 		mount -t proc proc "$root/proc"

@@ -34,7 +34,7 @@ vm_kernel() {
 	config=$(apt_config "$suite")
 	names=$(kernel_packages "$config") || die "$suite has no linux-image-amd64"
 	# shellcheck disable=SC2086 # several names
-	(cd "$box/debs" && APT_CONFIG=$config timeout 900 apt-get -q download $names)
+	(cd "$box/debs" && APT_CONFIG=$config timeout --foreground 900 apt-get -q download $names)
 	unpack_kernel "$box/debs" "$box/kernel"
 	mv "$box/kernel" "$to"
 }
@@ -63,7 +63,7 @@ apt_config() {
 		Acquire::Check-Valid-Until "false";
 		Acquire::Languages "none";
 	END
-	APT_CONFIG=$at/config timeout 300 apt-get -q update >&2
+	APT_CONFIG=$at/config timeout --foreground 300 apt-get -q update >&2
 	printf '%s\n' "$at/config"
 }
 
@@ -77,21 +77,21 @@ kernel_packages() {
 
 # unpack_kernel DEBS TO
 unpack_kernel() {
-	local deb version image
+	local deb version image to=$2
 
 	for deb in "$1"/*.deb; do
-		dpkg-deb -x "$deb" "$2"
+		dpkg-deb -x "$deb" "$to"
 	done
-	rm -rf "$2/usr/share"
-	if [ -d "$2/usr/lib/modules" ]; then # bookworm has lib/modules
-		mv "$2/usr/lib" "$2/lib"
+	rm -rf "${to:?}/usr/share"
+	if [ -d "$to/usr/lib/modules" ]; then # bookworm has lib/modules
+		mv "$to/usr/lib" "$to/lib"
 	fi
-	version=$(cd "$2/lib/modules" && echo *)
-	for image in "$2/boot/vmlinuz-$version" "$2/lib/modules/$version/vmlinuz"; do
-		[ ! -e "$image" ] || mv "$image" "$2/vmlinuz"
+	version=$(cd "$to/lib/modules" && echo *)
+	for image in "$to/boot/vmlinuz-$version" "$to/lib/modules/$version/vmlinuz"; do
+		[ ! -e "$image" ] || mv "$image" "$to/vmlinuz"
 	done
-	[ -e "$2/vmlinuz" ] || die "no vmlinuz in $(cd "$1" && echo *)"
-	depmod -b "$2" "$version"
+	[ -e "$to/vmlinuz" ] || die "no vmlinuz in $(cd "$1" && echo *)"
+	depmod -b "$to" "$version"
 }
 
 # ---- the machine ----------------------------------------------------------
@@ -140,18 +140,17 @@ modules_for() {
 # and failed.
 vm_run() {
 	local kernel=$folder/kernels/$1 from=$SECONDS line up='' result='' before=''
-	local number='\([0-9]*\)'
 	status=1 passed=0 failed=1
 
 	say "Booting $(cd "$kernel/lib/modules" && echo *) with the root $2"
 	mkfifo "$box/console"
-	timeout -k 10 "${VM_SECONDS:-1800}" qemu-system-x86_64 \
+	timeout --foreground -k 10 "${VM_SECONDS:-1800}" qemu-system-x86_64 \
 		-accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m "${VM_MEMORY:-2G}" \
 		-nodefaults -nographic -no-reboot -serial stdio \
 		-kernel "$kernel/vmlinuz" -initrd "$box/initramfs" \
 		-append "console=ttyS0 quiet panic=-1 oops=panic mitigations=off" \
-		-virtfs "local,path=$2,mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
-		-virtfs "local,path=$kernel/lib/modules,mount_tag=modules,security_model=none,readonly=on" \
+		-virtfs "local,path=${2//,/,,},mount_tag=root,security_model=none,readonly=on,multidevs=remap" \
+		-virtfs "local,path=${kernel//,/,,}/lib/modules,mount_tag=modules,security_model=none,readonly=on" \
 		</dev/null >"$box/console" 2>&1 &
 	vm_pid=$!
 	while IFS= read -r line || [ -n "$line" ]; do
@@ -177,8 +176,7 @@ vm_run() {
 		esac
 	done <"$box/console"
 	if [ -n "$result" ]; then
-		read -r status passed failed < <(
-			sed "s/^$number $number passed, $number failed\$/\1 \2 \3/" <<<"$result")
+		read -r status passed _ failed _ <<<"$result" # "0 12 passed, 0 failed"
 	else
 		[ -n "$up" ] || printf '%s' "$before"
 		printf 'error: the guest ended after %d s without a result\n' $((SECONDS - from)) >&2

@@ -15,6 +15,13 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifndef TLS_TX_ZEROCOPY_RO /* 5.19 */
+#define TLS_TX_ZEROCOPY_RO 3
+#endif
+#ifndef TLS_RX_EXPECT_NO_PAD /* 6.0 */
+#define TLS_RX_EXPECT_NO_PAD 4
+#endif
+
 enum {
 	KTLS_ALERT = 21,
 	KTLS_HANDSHAKE = 22,
