@@ -70,6 +70,16 @@ void kl_tls_offload_begin(struct kloop_tls *tls)
 		tls->state |= KL_TLS_WANT_SEND | KL_TLS_WANT_RECEIVE;
 }
 
+static void free_offload(struct kl_tls_offload *offload)
+{
+	kl_tls_key_wipe(&offload->send);
+	kl_tls_key_wipe(&offload->receive);
+	kl_free(offload->sealed);
+	kl_free(offload->partial);
+	kl_free(offload->received);
+	kl_free(offload);
+}
+
 static int make_offload(struct kloop_tls *tls)
 {
 	struct kl_tls_offload *offload = tls->offload;
@@ -84,17 +94,16 @@ static int make_offload(struct kloop_tls *tls)
 	offload->sealed = kl_malloc(RECORD_ROOM);
 	offload->partial = kl_malloc(RECORD_ROOM);
 	offload->received = kl_malloc(RECORD_ROOM);
+	if (!offload->sealed || !offload->partial || !offload->received) {
+		free_offload(offload);
+		return -ENOMEM;
+	}
 	tls->offload = offload;
-	if (offload->sealed && offload->partial && offload->received)
-		return 0;
-	kl_tls_offload_free(tls);
-	return -ENOMEM;
+	return 0;
 }
 
 void kl_tls_offload_free(struct kloop_tls *tls)
 {
-	struct kl_tls_offload *offload = tls->offload;
-
 	if (kl_tls_has(tls, KL_TLS_WATCHED))
 		kl_tls_secrets_unwatch(tls->ssl);
 	tls->state &= ~(uint32_t)KL_TLS_WATCHED;
@@ -102,14 +111,8 @@ void kl_tls_offload_free(struct kloop_tls *tls)
 		OPENSSL_cleanse(tls->secrets, sizeof(*tls->secrets));
 	kl_free(tls->secrets);
 	tls->secrets = NULL;
-	if (!offload)
-		return;
-	kl_tls_key_wipe(&offload->send);
-	kl_tls_key_wipe(&offload->receive);
-	kl_free(offload->sealed);
-	kl_free(offload->partial);
-	kl_free(offload->received);
-	kl_free(offload);
+	if (tls->offload)
+		free_offload(tls->offload);
 	tls->offload = NULL;
 }
 
@@ -499,6 +502,7 @@ int kl_tls_offload_output(struct kloop_tls *tls, const uint8_t *data, size_t byt
 static bool renew_send(struct kloop_tls *tls)
 {
 	tls->state &= ~(uint32_t)KL_TLS_SEND_REKEY;
+	kl_tls_note_output(tls);
 	tls->offload->send_records = 0;
 	if (kl_ktls_set_key(tls->stream->fd, true, &tls->offload->send, 0) == 0)
 		return true;
@@ -543,11 +547,11 @@ bool kl_tls_offload_run_write(struct kloop_tls *tls)
 	if (!batch)
 		return true;
 	tls->controls = kl_batch_get_next(batch);
-	tls->layer.has_output = tls->controls || tls->out;
 	if (batch == tls->offload->renewing) {
 		tls->offload->renewing = NULL;
 		tls->state |= KL_TLS_SEND_REKEY;
 	}
+	kl_tls_note_output(tls);
 	kl_stream_send(tls->stream, batch);
 	return false;
 }

@@ -222,6 +222,9 @@ void kl_tls_enter_ssl(struct kloop_tls *tls);
 /* After it: returns 0, or what kept its output from being gathered. */
 int kl_tls_leave_ssl(struct kloop_tls *tls);
 
+/* Set layer.has_output as things stand. */
+void kl_tls_note_output(struct kloop_tls *tls);
+
 /* Something is to be sent: have the stream look. */
 void kl_tls_flush(struct kloop_tls *tls);
 

@@ -2,17 +2,31 @@
 /* Streams with TLS for tests: see tlsstream.h. */
 #include "tlsstream.h"
 
+#include "tls/ktls.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/err.h>
 #include <string.h>
 #include <unistd.h>
 
-bool kt_in_vm(void)
+static bool assumed;
+
+void kt_assume_ktls(void)
+{
+	assumed = true;
+}
+
+bool kt_has_ktls(void)
 {
 	const char *value = getenv("KLOOP_TEST_VM");
 
-	return value && strcmp(value, "1") == 0;
+	return assumed || (value && strcmp(value, "1") == 0);
+}
+
+bool kt_can_rekey(void)
+{
+	return kl_ktls_get_abilities() & KL_KTLS_REKEY;
 }
 
 /* ---- kLoop on both ends ------------------------------------------------ */
