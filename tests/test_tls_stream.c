@@ -2,7 +2,7 @@
 /* Streams with TLS: data, upgrades, the end, in every mode of the loop. */
 #include "tlsstream.h"
 #ifdef KT_FAKE_KTLS
-#include "fakektls.h"
+#include "fakelink.h"
 #endif
 
 #include <errno.h>
@@ -640,9 +640,7 @@ static Suite *make_suite(void)
 int main(void)
 {
 #ifdef KT_FAKE_KTLS
-	static const struct kt_ktls_kernel kernel = { .rekey = KT_FAKE_KTLS > 1 };
-
-	kt_ktls_install(&kernel);
+	kt_ktls_install(KT_FAKE_KTLS > 1 ? &kt_linux_6_14 : &kt_linux_6_1);
 	kt_assume_ktls();
 #endif
 	return kt_main(make_suite());

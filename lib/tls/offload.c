@@ -304,6 +304,19 @@ static int renew_receive(struct kloop_tls *tls)
 	return r < 0 ? KLOOP_ERROR_TLS_KEY_UPDATE : 0;
 }
 
+/* Have OpenSSL write a KeyUpdate. Returns: 0; or a failure, which is noted. */
+static int write_key_update(struct kloop_tls *tls, int type)
+{
+	int r = 0;
+
+	kl_tls_enter_ssl(tls);
+	if (!SSL_key_update(tls->ssl, type) || SSL_do_handshake(tls->ssl) <= 0)
+		r = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
+	if (kl_tls_leave_ssl(tls) < 0 && r == 0)
+		r = kl_tls_note_failure(tls, tls->out_error);
+	return r;
+}
+
 void kl_tls_offload_answer(struct kloop_tls *tls)
 {
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL) ||
@@ -315,10 +328,9 @@ void kl_tls_offload_answer(struct kloop_tls *tls)
 		fail_renewal(tls);
 		return;
 	}
-	kl_tls_enter_ssl(tls);
-	(void)SSL_do_handshake(tls->ssl);
-	if (kl_tls_leave_ssl(tls) < 0)
-		kl_tls_fail(tls, tls->out_error);
+	/* By itself OpenSSL answers with its next write, and there is none. */
+	if (write_key_update(tls, SSL_KEY_UPDATE_NOT_REQUESTED) < 0)
+		kl_tls_fail(tls, tls->error);
 }
 
 /* A record that is no data: let OpenSSL see it as it would have arrived. */
@@ -527,11 +539,8 @@ static bool check_limit(struct kloop_tls *tls)
 	}
 	offload->send_records = 0;
 	tls->layer.tried_bytes = 0;
-	kl_tls_enter_ssl(tls);
-	if (SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED))
-		(void)SSL_do_handshake(tls->ssl);
-	if (kl_tls_leave_ssl(tls) < 0)
-		kl_tls_fail(tls, tls->out_error);
+	if (write_key_update(tls, SSL_KEY_UPDATE_NOT_REQUESTED) < 0)
+		kl_tls_fail(tls, tls->error);
 	return !kl_stream_has(tls->stream, KL_STREAM_FAILED);
 }
 
@@ -594,16 +603,11 @@ int kloop_tls_update_keys(struct kloop_tls *tls, bool request_peer)
 	if (SSL_version(tls->ssl) < TLS1_3_VERSION ||
 	    (kl_tls_has(tls, KL_TLS_SEND_KERNEL | KL_TLS_RECEIVE_KERNEL) && !can_renew()))
 		return -EOPNOTSUPP;
-	if (SSL_get_key_update_type(tls->ssl) != SSL_KEY_UPDATE_NONE ||
-	    kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing))
+	if (kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing))
 		return -EALREADY;
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL))
 		tls->state |= KL_TLS_RENEWED;
-	kl_tls_enter_ssl(tls);
-	if (!SSL_key_update(tls->ssl, type) || SSL_do_handshake(tls->ssl) < 0)
-		r = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
-	if (kl_tls_leave_ssl(tls) < 0 && r == 0)
-		r = tls->out_error;
+	r = write_key_update(tls, type);
 	if (r < 0)
 		kl_tls_fail(tls, r);
 	return r;

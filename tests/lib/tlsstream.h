@@ -69,6 +69,7 @@ struct kt_peer {
 	SSL *ssl;
 	int fd;
 	size_t received;
+	int updates; /* KeyUpdate messages that came */
 	int error; /* of SSL_get_error(3), once something failed for good */
 	unsigned long reason;
 };
