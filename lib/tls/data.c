@@ -95,7 +95,7 @@ void kl_tls_tell_end(struct kloop_tls *tls)
 	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
 		kl_stream_end_read(tls->stream, 0);
 	else if (kl_tls_has(tls, KL_TLS_RAW_ENDED))
-		/* Who configured the object may take any end for an orderly one. */
+		/* Whoever configured the object may take any end for an orderly one. */
 		kl_stream_end_read(tls->stream,
 				   SSL_get_options(tls->ssl) & SSL_OP_IGNORE_UNEXPECTED_EOF
 					   ? 0
