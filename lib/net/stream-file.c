@@ -23,6 +23,8 @@
 
 /* What is read, or goes through the pipe, at a time. */
 #define PIECE_BYTES ((size_t)256 << 10)
+/* The kernel's ERESTARTSYS: a splice that was interrupted may end with it, as no system call does. */
+#define RESTART 512
 /* Less than this is copied whatever the owner wants. */
 #define SPLICE_MIN ((uint64_t)64 << 10)
 
@@ -231,6 +233,8 @@ static void step_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	bool sends = file->step == FILE_SEND || file->step == FILE_DRAIN;
 
 	(void)flags;
+	if (result == -RESTART)
+		result = -EINTR;
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
 	if (sends && result == -EAGAIN) {
