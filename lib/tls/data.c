@@ -73,7 +73,7 @@ static void *get_buffer(struct kloop_tls *tls, size_t expected, size_t *ret_byte
 {
 	void *buffer;
 
-	if (expected >= ASK_MIN && !kl_stream_has(tls->stream, KL_STREAM_CLOSING) &&
+	if (expected >= ASK_MIN &&
 	    kl_stream_ask_owner(tls->stream, expected, &buffer, ret_bytes))
 		return buffer;
 	return kl_loop_get_hot_buffer(tls->stream->loop, KL_HOT_PLAIN, ret_bytes);
@@ -95,7 +95,11 @@ void kl_tls_tell_end(struct kloop_tls *tls)
 	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
 		kl_stream_end_read(tls->stream, 0);
 	else if (kl_tls_has(tls, KL_TLS_RAW_ENDED))
-		kl_stream_end_read(tls->stream, KLOOP_ERROR_TLS_TRUNCATED);
+		/* Who configured the object may take any end for an orderly one. */
+		kl_stream_end_read(tls->stream,
+				   SSL_get_options(tls->ssl) & SSL_OP_IGNORE_UNEXPECTED_EOF
+					   ? 0
+					   : KLOOP_ERROR_TLS_TRUNCATED);
 }
 
 void kl_tls_pump(struct kloop_tls *tls)
