@@ -636,6 +636,49 @@ START_TEST(calls_inside_done)
 }
 END_TEST
 
+/* Cancelled while it is stuck, while it waits, and when it is not there. */
+START_TEST(cancelled)
+{
+	size_t size = 20 * MIB;
+	struct sent sent[3];
+	struct ends ends;
+	int fd = make_file(size);
+
+	open_ends(&ends, MODE(_i), KIND(_i));
+	kt_stream_stop(&ends.in);
+	for (int i = 0; i < 3; i++)
+		ck_assert_int_eq(send_file(&ends.out, fd, 0, i == 2 ? 100 : KLOOP_FILE_END,
+					   FLAGS(_i), &sent[i]), 0);
+	kt_turn_for(ends.loop, 20);
+	ck_assert_int_eq(kloop_stream_cancel_file(NULL, NULL), -EINVAL);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &ends), -ENOENT);
+	calling++;
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[1]), 0);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), 0);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), 0);
+	calling--;
+	kt_turn_until(ends.loop, &sent[1].done, 1);
+	ck_assert_int_eq(sent[0].done, 1);
+	ck_assert_int_eq(sent[0].status, -ECANCELED);
+	ck_assert_int_eq(sent[1].status, -ECANCELED);
+	ck_assert_uint_gt(sent[0].bytes, 0);
+	ck_assert_uint_lt(sent[0].bytes, size);
+	ck_assert_uint_eq(sent[1].bytes, 0);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), -ENOENT);
+	/* What was sent is said to the byte, and what follows comes. */
+	kt_stream_start(&ends.in);
+	kt_turn_until(ends.loop, &sent[2].done, 1);
+	ck_assert_int_eq(sent[2].status, 0);
+	kt_stream_put(&ends.out, "on", 2);
+	kt_stream_await(&ends.in, (size_t)sent[0].bytes + 102);
+	ck_assert_uint_eq(ends.in.received, sent[0].bytes + 102);
+	ck_assert(kt_is_fill(ends.in.data, (size_t)sent[0].bytes, 0));
+	ck_assert(kt_is_fill(ends.in.data + sent[0].bytes, 100, 0));
+	close_ends(&ends);
+	kt_close(fd);
+}
+END_TEST
+
 /* ---- another thread ---------------------------------------------------- */
 
 struct moving {
@@ -797,6 +840,7 @@ int main(void)
 	tcase = kt_case(suite, "ends", 120);
 	tcase_add_loop_test(tcase, ended_early, 0, ALL);
 	tcase_add_loop_test(tcase, calls_inside_done, 0, ALL);
+	tcase_add_loop_test(tcase, cancelled, 0, ALL);
 	tcase_add_loop_test(tcase, adopted, 0, KT_MODES);
 	tcase = kt_case(suite, "memory", 120);
 	tcase_add_loop_test(tcase, no_memory, 0, 4);
