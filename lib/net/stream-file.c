@@ -23,6 +23,8 @@
 
 /* What is read, or goes through the pipe, at a time. */
 #define PIECE_BYTES ((size_t)256 << 10)
+/* The kernel's ERESTARTSYS: a splice that was interrupted may end with it, as no system call does. */
+#define RESTART 512
 /* Less than this is copied whatever the owner wants. */
 #define SPLICE_MIN ((uint64_t)64 << 10)
 
@@ -50,7 +52,8 @@ struct kl_file {
 	int error;
 	enum file_step step; /* in flight */
 	bool splice;
-	bool wanted; /* a layer found no bytes */
+	bool wanted;    /* a layer found no bytes */
+	bool cancelled; /* nothing more of it is to be sent */
 };
 
 /* ---- life ------------------------------------------------------------- */
@@ -87,7 +90,8 @@ int kl_file_get_error(const struct kl_file *file)
 static void end_file(struct kl_file *file, int error)
 {
 	file->left = 0;
-	file->error = error;
+	if (file->error == 0)
+		file->error = error;
 }
 
 /* A pipe, and how much fits in. It may be refused (-EMFILE, -ENFILE): then there are copies. */
@@ -138,7 +142,7 @@ static void note_read(struct kl_file *file, int32_t result)
 	file->offset += (uint64_t)result;
 	file->left -= (uint64_t)result;
 	if (result == 0)
-		end_file(file, 0); /* the file has become shorter */
+		end_file(file, 0); /* the file is shorter than was asked for */
 }
 
 static void note_fill(struct kl_file *file, int32_t result)
@@ -231,6 +235,8 @@ static void step_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	bool sends = file->step == FILE_SEND || file->step == FILE_DRAIN;
 
 	(void)flags;
+	if (result == -RESTART)
+		result = -EINTR;
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
 	if (sends && result == -EAGAIN) {
@@ -265,6 +271,8 @@ bool kl_file_run(struct kloop_stream *stream, struct kl_file *file)
 	struct kl_layer *layer = stream->layer;
 	size_t bytes = file->piped > 0 ? file->piped : file->end - file->head;
 
+	if (file->cancelled)
+		return true;
 	if (bytes > 0) {
 		if (layer && layer->plain_write && !layer->ops->run_file(stream, bytes))
 			return false;
@@ -281,14 +289,16 @@ bool kl_file_run(struct kloop_stream *stream, struct kl_file *file)
 bool kl_file_fill(struct kloop_stream *stream, struct kl_file *file)
 {
 	file->wanted = false;
-	return read_piece(stream, file);
+	return file->cancelled || read_piece(stream, file);
 }
 
 size_t kl_file_peek(struct kl_file *file, const void **ret_data)
 {
-	file->wanted = file->head == file->end;
+	size_t bytes = file->cancelled ? 0 : file->end - file->head;
+
+	file->wanted = bytes == 0;
 	*ret_data = file->buffer + file->head;
-	return file->end - file->head;
+	return bytes;
 }
 
 void kl_file_skip(struct kl_file *file, size_t bytes)
@@ -300,6 +310,11 @@ void kl_file_skip(struct kl_file *file, size_t bytes)
 bool kl_file_is_wanted(const struct kl_file *file)
 {
 	return file->wanted;
+}
+
+const void *kl_file_get_owner(const struct kl_file *file)
+{
+	return file->owner;
 }
 
 /* ---- public ----------------------------------------------------------- */
@@ -370,5 +385,25 @@ int kloop_stream_send_file(struct kloop_stream *stream, int fd, uint64_t offset,
 	size = size > offset ? size - offset : 0;
 	if (stream->layer)
 		stream->layer->ops->note_file(stream, size < bytes ? size : bytes, flags);
+	return 0;
+}
+
+int kloop_stream_cancel_file(struct kloop_stream *stream, void *owner)
+{
+	struct kl_file *file;
+	int r = stream ? kl_loop_check(stream->loop) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	file = kl_stream_find_file(stream, owner);
+	if (!file)
+		return -ENOENT;
+	file->cancelled = true;
+	if (file->error == 0)
+		file->error = -ECANCELED;
+	if (stream->write_op.complete == step_done && kl_stream_get_file(stream) == file)
+		kl_stream_cancel_write(stream);
+	if (!stream->out.sending)
+		kl_stream_schedule(stream);
 	return 0;
 }

@@ -431,7 +431,29 @@ void kl_stream_run_write(struct kloop_stream *stream)
 
 struct kl_file *kl_stream_get_file(struct kloop_stream *stream)
 {
-	return get_file(stream->out.sending ? stream->out.sending : stream->pending);
+	struct kl_batch *batch = stream->out.sending ? stream->out.sending : stream->pending;
+
+	return batch ? get_file(batch) : NULL;
+}
+
+static struct kl_file *find_file(const struct kl_batch *batch, const void *owner)
+{
+	for (uint32_t i = batch->head; i < batch->count; i++)
+		if (batch->ends[i].release == kl_file_end &&
+		    kl_file_get_owner(batch->ends[i].owner) == owner)
+			return batch->ends[i].owner;
+	return NULL;
+}
+
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner)
+{
+	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
+	struct kl_batch *batch = connecting ? NULL : stream->out.sending;
+	struct kl_file *file = NULL;
+
+	for (; batch && !file; batch = batch->next)
+		file = find_file(batch, owner);
+	return file || !stream->pending ? file : find_file(stream->pending, owner);
 }
 
 void kl_stream_continue_write(struct kloop_stream *stream)

@@ -260,8 +260,11 @@ void kl_stream_release_all(struct kloop_stream *stream, int status);
 /* Go on after an operation of a file. */
 void kl_stream_continue_write(struct kloop_stream *stream);
 
-/* The file whose operation is in flight. */
+/* The file whose operation is in flight; NULL if something else is. */
 struct kl_file *kl_stream_get_file(struct kloop_stream *stream);
+
+/* The first file of this owner among what is written; NULL if there is none. */
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner);
 
 /* For what is written: 0, or why nothing may be. */
 int kl_stream_check_write(const struct kloop_stream *stream, const void *data, size_t bytes);
@@ -338,5 +341,7 @@ int kl_file_get_error(const struct kl_file *file);
 size_t kl_file_peek(struct kl_file *file, const void **ret_data);
 void kl_file_skip(struct kl_file *file, size_t bytes);
 bool kl_file_is_wanted(const struct kl_file *file);
+
+const void *kl_file_get_owner(const struct kl_file *file);
 
 #endif
