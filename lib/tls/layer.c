@@ -10,7 +10,8 @@
 void kl_tls_enter_ssl(struct kloop_tls *tls)
 {
 	/* What others left there would be taken for the reason of a failure. */
-	ERR_clear_error();
+	if (ERR_peek_error())
+		ERR_clear_error();
 	tls->state |= KL_TLS_IN_SSL;
 }
 

@@ -93,6 +93,7 @@ struct kloop_tls {
 	SSL *ssl;
 	uint32_t state;     /* enum kl_tls_state */
 	uint8_t ktls_mode;  /* enum kloop_ktls_mode */
+	uint8_t reads;      /* of data, up to BUSY_READS */
 	kloop_tls_step_fn *step;
 	void *step_user;
 	kloop_tls_handshake_fn *on_handshake;
