@@ -657,8 +657,8 @@ START_TEST(cancelled)
 	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), 0);
 	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), 0);
 	calling--;
-	kt_turn_until(ends.loop, &sent[1].done, 1);
-	ck_assert_int_eq(sent[0].done, 1);
+	kt_turn_until(ends.loop, &sent[0].done, 1);
+	ck_assert_int_eq(sent[1].done, 1);
 	ck_assert_int_eq(sent[0].status, -ECANCELED);
 	ck_assert_int_eq(sent[1].status, -ECANCELED);
 	ck_assert_uint_gt(sent[0].bytes, 0);
@@ -674,6 +674,49 @@ START_TEST(cancelled)
 	ck_assert_uint_eq(ends.in.received, sent[0].bytes + 102);
 	ck_assert(kt_is_fill(ends.in.data, (size_t)sent[0].bytes, 0));
 	ck_assert(kt_is_fill(ends.in.data + sent[0].bytes, 100, 0));
+	close_ends(&ends);
+	kt_close(fd);
+}
+END_TEST
+
+/* Behind a write that is stuck: the file does not wait for it. */
+START_TEST(cancelled_behind)
+{
+	static unsigned char block[20 * MIB];
+	struct kt_lent lent;
+	struct sent sent[3];
+	struct ends ends;
+	int fd = make_file(1000);
+
+	open_ends(&ends, MODE(_i), KIND(_i));
+	kt_stream_stop(&ends.in);
+	kt_fill(block, sizeof(block), 0);
+	kt_lend(&ends.out, &lent, block, sizeof(block));
+	ck_assert_int_eq(send_file(&ends.out, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent[0]), 0);
+	kt_turn_for(ends.loop, 20);
+	kt_stream_put(&ends.out, "a", 1);
+	ck_assert_int_eq(send_file(&ends.out, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent[1]), 0);
+	kt_stream_put(&ends.out, "b", 1);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[1]), 0);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[0]), 0);
+	ck_assert_int_eq(sent[0].done + sent[1].done, 0);
+	kt_turn_until(ends.loop, &sent[0].done, 1);
+	ck_assert_int_eq(sent[1].done, 1);
+	ck_assert_int_eq(sent[0].status, -ECANCELED);
+	ck_assert_int_eq(lent.released, 0);
+	/* And one that is aborted in the same moment. */
+	ck_assert_int_eq(send_file(&ends.out, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent[2]), 0);
+	ck_assert_int_eq(kloop_stream_cancel_file(ends.out.stream, &sent[2]), 0);
+	if (MODE(_i) == KT_MODE_COOP) {
+		kt_stream_abort(&ends.out);
+	} else {
+		kt_stream_start(&ends.in);
+		kt_stream_await(&ends.in, sizeof(block) + 2);
+		ck_assert(kt_is_fill(ends.in.data, sizeof(block), 0));
+		ck_assert_mem_eq(ends.in.data + sizeof(block), "ab", 2);
+	}
+	ck_assert_int_eq(sent[2].done, 1);
+	ck_assert_int_eq(sent[2].status, -ECANCELED);
 	close_ends(&ends);
 	kt_close(fd);
 }
@@ -841,6 +884,7 @@ int main(void)
 	tcase_add_loop_test(tcase, ended_early, 0, ALL);
 	tcase_add_loop_test(tcase, calls_inside_done, 0, ALL);
 	tcase_add_loop_test(tcase, cancelled, 0, ALL);
+	tcase_add_loop_test(tcase, cancelled_behind, 0, ALL);
 	tcase_add_loop_test(tcase, adopted, 0, KT_MODES);
 	tcase = kt_case(suite, "memory", 120);
 	tcase_add_loop_test(tcase, no_memory, 0, 4);

@@ -37,6 +37,7 @@ enum file_step {
 };
 
 struct kl_file {
+	struct kl_file *next; /* of those that were cancelled while they waited */
 	kloop_send_file_fn *done;
 	void *owner;
 	uint64_t offset; /* the next byte to read */
@@ -79,6 +80,17 @@ void kl_file_end(void *owner, int status, void *user)
 	kl_free(file->buffer);
 	kl_free(file);
 	done(done_owner, status, sent, user);
+}
+
+void kl_file_end_cancelled(struct kloop_stream *stream)
+{
+	struct kl_file *file;
+
+	while ((file = stream->cancelled)) {
+		stream->cancelled = file->next;
+		kl_loop_note_call(stream->loop);
+		kl_file_end(file, -ECANCELED, stream->user);
+	}
 }
 
 int kl_file_get_error(const struct kl_file *file)
@@ -398,12 +410,17 @@ int kloop_stream_cancel_file(struct kloop_stream *stream, void *owner)
 	file = kl_stream_find_file(stream, owner);
 	if (!file)
 		return -ENOENT;
-	file->cancelled = true;
-	if (file->error == 0)
+	if (kl_stream_get_file(stream) == file && kloop_op_is_active(&stream->write_op) &&
+	    stream->write_op.complete == step_done) {
+		file->cancelled = true;
 		file->error = -ECANCELED;
-	if (stream->write_op.complete == step_done && kl_stream_get_file(stream) == file)
 		kl_stream_cancel_write(stream);
-	if (!stream->out.sending)
-		kl_stream_schedule(stream);
+		return 0;
+	}
+	/* What is before it may wait for long: the file does not. */
+	kl_stream_remove_file(stream, file);
+	file->next = stream->cancelled;
+	stream->cancelled = file;
+	kl_stream_schedule(stream);
 	return 0;
 }

@@ -231,6 +231,7 @@ void kl_stream_release_all(struct kloop_stream *stream, int status)
 
 	if (stream->layer)
 		stream->layer->ops->release_all(stream, status);
+	kl_file_end_cancelled(stream);
 	/* The stream takes no writes any more, so this comes to an end. */
 	while (stream->out.sending || stream->pending) {
 		batch = stream->out.sending ? stream->out.sending : stream->pending;
@@ -414,9 +415,11 @@ static void run_layer(struct kloop_stream *stream)
 
 void kl_stream_run_write(struct kloop_stream *stream)
 {
-	bool can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
-			!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
+	bool can_send;
 
+	kl_file_end_cancelled(stream);
+	can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
+		   !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
 	/* A piece of a file is read by the same operation, while nothing is sent. */
 	if (can_send && !stream->out.sending && !kloop_op_is_active(&stream->write_op)) {
 		if (kl_stream_has(stream, KL_STREAM_WRITE_LAYER))
@@ -436,24 +439,43 @@ struct kl_file *kl_stream_get_file(struct kloop_stream *stream)
 	return batch ? get_file(batch) : NULL;
 }
 
-static struct kl_file *find_file(const struct kl_batch *batch, const void *owner)
+/* The next batch of the queue: what is being sent, what that interrupted, what is pending. */
+static struct kl_batch *next_batch(struct kloop_stream *stream, struct kl_batch *batch)
 {
-	for (uint32_t i = batch->head; i < batch->count; i++)
-		if (batch->ends[i].release == kl_file_end &&
-		    kl_file_get_owner(batch->ends[i].owner) == owner)
-			return batch->ends[i].owner;
-	return NULL;
+	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
+
+	if (!batch)
+		return !connecting && stream->out.sending ? stream->out.sending : stream->pending;
+	if (batch == stream->pending)
+		return NULL;
+	return batch->next ? batch->next : stream->pending;
 }
 
 struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner)
 {
-	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
-	struct kl_batch *batch = connecting ? NULL : stream->out.sending;
-	struct kl_file *file = NULL;
+	struct kl_batch *batch = NULL;
+	uint32_t i;
 
-	for (; batch && !file; batch = batch->next)
-		file = find_file(batch, owner);
-	return file || !stream->pending ? file : find_file(stream->pending, owner);
+	while ((batch = next_batch(stream, batch)))
+		for (i = batch->head; i < batch->count; i++)
+			if (batch->ends[i].release == kl_file_end &&
+			    kl_file_get_owner(batch->ends[i].owner) == owner)
+				return batch->ends[i].owner;
+	return NULL;
+}
+
+void kl_stream_remove_file(struct kloop_stream *stream, const struct kl_file *file)
+{
+	struct kl_batch *batch = NULL;
+	uint32_t i;
+
+	while ((batch = next_batch(stream, batch)))
+		for (i = batch->head; i < batch->count; i++)
+			if (batch->ends[i].release == kl_file_end && batch->ends[i].owner == file) {
+				/* An empty write stays, of which nobody is told. */
+				batch->ends[i].release = NULL;
+				batch->ends[i].owner = NULL;
+			}
 }
 
 void kl_stream_continue_write(struct kloop_stream *stream)

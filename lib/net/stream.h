@@ -155,6 +155,7 @@ struct kloop_stream {
 	size_t high_bytes;
 	struct kl_held *held; /* the last of a ring of them */
 	struct kl_direct *direct;
+	struct kl_file *cancelled; /* while they waited; to be told */
 	uint32_t state; /* enum kl_stream_state */
 	int fd;
 	int error;
@@ -266,6 +267,9 @@ struct kl_file *kl_stream_get_file(struct kloop_stream *stream);
 /* The first file of this owner among what is written; NULL if there is none. */
 struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner);
 
+/* Take a file out of what is written; no operation of it may be in flight. */
+void kl_stream_remove_file(struct kloop_stream *stream, const struct kl_file *file);
+
 /* For what is written: 0, or why nothing may be. */
 int kl_stream_check_write(const struct kloop_stream *stream, const void *data, size_t bytes);
 
@@ -324,6 +328,9 @@ void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes);
 
 /* Its release: tell the owner, and free it. */
 void kl_file_end(void *owner, int status, void *user);
+
+/* Tell of files that were cancelled while they waited. */
+void kl_file_end_cancelled(struct kloop_stream *stream);
 
 /*
  * Nothing is in flight: have the next operation that sends the file as it is.
