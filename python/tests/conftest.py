@@ -7,6 +7,8 @@ import signal
 import pytest
 
 import kloop
+from kloop import _kloop
+from tls_tools import Certificates
 
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
 
@@ -38,6 +40,29 @@ def kernel_loop():
     loop = kloop.Loop()
     yield loop
     loop.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """Made once; see tls_tools.Certificates."""
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["asyncio", "kloop", "sslproto"])
+def tls_loop(request):
+    """A loop for cases with TLS: asyncio's, ours, and ours where asyncio's sslproto must serve."""
+    loop = FACTORIES["asyncio" if request.param == "asyncio" else "kloop"]()
+    loop.failures = []
+    loop.set_exception_handler(lambda _, context: loop.failures.append(context))
+    loop.tls = request.param
+    _kloop._tls_refuse("a test wants it" if request.param == "sslproto" else None)
+    try:
+        yield loop
+        run_until_quiet(loop)
+    finally:
+        _kloop._tls_refuse(None)
+        loop.close()
+    loop.set_exception_handler(None)
 
 
 def run_until_quiet(loop):

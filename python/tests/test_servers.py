@@ -557,7 +557,7 @@ def test_sendfile(loop, tmp_path):
     run(loop, case())
 
 
-# ---- TLS through asyncio's sslproto -------------------------------------
+# ---- TLS (more of it in test_tls*.py), here with an RSA key --------------
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@
 struct kl_handle;
 struct kl_timer_handle;
 struct kl_sock_op;
+struct kl_tls_module; /* tls.h */
 
 struct kl_state {
 	PyObject *module;
@@ -49,7 +50,10 @@ struct kl_state {
 	bool format_callback_debug;         /* it takes debug= (Python 3.13.1 and newer) */
 	PyObject *check_ssl_socket;         /* asyncio.base_events._check_ssl_socket */
 	PyObject *cancelled_error;          /* asyncio.CancelledError */
+	PyObject *timeout_error;            /* asyncio.TimeoutError */
 	PyObject *invalid_state_error;      /* asyncio.InvalidStateError */
+
+	struct kl_tls_module *tls; /* NULL until the first TLS connection */
 
 	/* kloop.IoUringUnavailable, made by errors.c. */
 	PyObject *unavailable_error;
@@ -65,7 +69,8 @@ struct kl_state {
 	X(_check_callback) X(_check_thread) X(_ensure_fd_no_transport) X(debug) X(data)            \
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
-	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)
+	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
+	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
 
@@ -125,6 +130,7 @@ typedef struct {
 
 	unsigned long thread_ident; /* of the running thread; 0: not running */
 	double slow_callback_duration;
+	enum kloop_ktls_mode ktls; /* of TLS connections */
 
 	/* handle.c: timers that are started, each with a reference of the loop's. */
 	struct kl_timer_handle *timers;
@@ -247,6 +253,8 @@ int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
 /* Empty the free lists for good: while the types are still there. */
 void kl_handle_fini(struct kl_state *state);
 void kl_sock_fini(struct kl_state *state);
+void kl_tls_fini(struct kl_state *state); /* tls_guard.c */
+int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg);
 int kl_handle_init(PyObject *module, struct kl_state *state);    /* handle.c */
 int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
@@ -286,6 +294,9 @@ KL_LOOP_METHOD(kl_loop_sock_accept);
 KL_LOOP_METHOD(kl_loop_sock_connect_c);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
+/* transport_tls_new.c: the same with TLS, and the upgrade of a transport */
+KL_LOOP_METHOD(kl_loop_make_tls_transport);
+KL_LOOP_METHOD(kl_loop_upgrade_tls);
 /* Make a transport of an accepted descriptor: owns fd in any case. 0, or -1 with an error set. */
 int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, PyObject *server,
 			PyObject *context);

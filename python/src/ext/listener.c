@@ -4,10 +4,11 @@
  * Server calls for each of its sockets.
  *
  * A connection costs no coroutine and no task: the kernel accepts, the
- * protocol is made, and connection_made() is called. With TLS each connection
- * goes to a function of the Python layer instead.
+ * protocol is made, and connection_made() is called; with TLS, after the
+ * handshake. Where libkloop cannot do that each connection goes to a function of
+ * the Python layer.
  */
-#include "transport.h"
+#include "tls.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -25,11 +26,12 @@ typedef struct {
 	PyObject *server;  /* NULL: none */
 	PyObject *context; /* connections get copies of it */
 
-	/* With TLS: who makes the connection's transport, and with what. */
-	PyObject *accept_ssl;
+	/* With TLS. accept_ssl serves where libkloop cannot. */
 	PyObject *sslcontext;
+	PyObject *accept_ssl;
 	PyObject *handshake_timeout;
 	PyObject *shutdown_timeout;
+	uint64_t handshake_ns, shutdown_ns;
 } ListenerObject;
 
 /* ---- errors ---------------------------------------------------------- */
@@ -119,6 +121,21 @@ static int accept_ssl(ListenerObject *self, int fd)
 	return result != NULL ? 0 : -1;
 }
 
+static int accept_tls(ListenerObject *self, int fd)
+{
+	const struct kl_tls_options options = {
+		.sslcontext = self->sslcontext,
+		.handshake_timeout = self->handshake_timeout,
+		.handshake_ns = self->handshake_ns,
+		.shutdown_ns = self->shutdown_ns,
+		.server_side = true,
+	};
+	int result = kl_transport_accept_tls(self->loop, fd, self->protocol_factory, self->server,
+					     self->context, &options);
+
+	return result != 0 ? result : accept_ssl(self, fd);
+}
+
 static void on_accept(struct kloop_listener *listener, int fd, void *user)
 {
 	ListenerObject *self = user;
@@ -126,8 +143,8 @@ static void on_accept(struct kloop_listener *listener, int fd, void *user)
 
 	(void)listener;
 	kl_py_enter(self->loop);
-	if (self->accept_ssl != NULL)
-		result = accept_ssl(self, fd);
+	if (self->sslcontext != NULL)
+		result = accept_tls(self, fd);
 	else
 		result = kl_transport_accept(self->loop, fd, self->protocol_factory, self->server,
 					     self->context);
@@ -214,15 +231,19 @@ static PyObject *new_reference(PyObject *object)
 static int set_ssl(ListenerObject *self, PyObject *sslcontext, PyObject *handshake_timeout,
 		   PyObject *shutdown_timeout)
 {
+	struct kl_tls_options options = {0};
 	PyObject *module;
 
 	if (sslcontext == NULL || sslcontext == Py_None)
 		return 0;
-	self->sslcontext = new_reference(sslcontext);
-	self->handshake_timeout =
-		new_reference(handshake_timeout != NULL ? handshake_timeout : Py_None);
+	if (kl_tls_set_timeouts(&options, handshake_timeout, shutdown_timeout) < 0)
+		return -1;
+	self->handshake_timeout = options.handshake_timeout;
+	self->handshake_ns = options.handshake_ns;
+	self->shutdown_ns = options.shutdown_ns;
 	self->shutdown_timeout =
 		new_reference(shutdown_timeout != NULL ? shutdown_timeout : Py_None);
+	self->sslcontext = new_reference(sslcontext);
 	module = PyImport_ImportModule("kloop._ssl_accept");
 	if (module == NULL)
 		return -1;

@@ -290,6 +290,10 @@ static PyMethodDef loop_methods[] = {
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
+	FAST("_make_tls_transport", kl_loop_make_tls_transport,
+	     "A TLS transport of a connected socket; None where asyncio's sslproto must serve."),
+	FAST("_upgrade_tls", kl_loop_upgrade_tls,
+	     "Begin TLS on a plain transport; False where asyncio's sslproto must serve."),
 	FAST("_start_serving", kl_loop_start_serving_c, "Accept connections of a listening socket."),
 	FAST("_stop_serving_c", kl_loop_stop_serving_c, "End _start_serving(), close the socket."),
 	{ NULL, NULL, 0, NULL },

@@ -104,6 +104,29 @@ static int to_number(PyObject *object, long long minimum, long long *ret_number)
 
 enum { IDLE_MS, CPU, SPIN_NS, SUBMISSIONS, COMPLETIONS, BUFFERS, BUFFER_BYTES, WITHOUT, NUMBERS };
 
+/* "off", "auto", "on", or a bool. 0, or -1 with an error set. */
+static int to_ktls(PyObject *object, enum kloop_ktls_mode *ret_mode)
+{
+	static const char *const names[] = {"off", "auto", "on"};
+	static const enum kloop_ktls_mode modes[] = {KLOOP_KTLS_OFF, KLOOP_KTLS_AUTO, KLOOP_KTLS_ON};
+	size_t i;
+
+	if (object == NULL || PyBool_Check(object)) {
+		*ret_mode = object == NULL	? KLOOP_KTLS_AUTO
+			    : object == Py_True ? KLOOP_KTLS_ON
+						: KLOOP_KTLS_OFF;
+		return 0;
+	}
+	for (i = 0; PyUnicode_Check(object) && i < 3; i++) {
+		if (PyUnicode_CompareWithASCIIString(object, names[i]) == 0) {
+			*ret_mode = modes[i];
+			return 0;
+		}
+	}
+	PyErr_Format(PyExc_ValueError, "ktls must be 'auto', 'on' or 'off', not %R", object);
+	return -1;
+}
+
 /* Into libkloop's option set: 0, a negative code, or 1 with a Python error set. */
 static int set_options(struct kloop_loop_options *options, int sqpoll, PyObject **objects)
 {
@@ -158,16 +181,17 @@ PyObject *kl_loop_open(PyObject *op, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = { "sqpoll", "sq_thread_idle_ms", "sq_thread_cpu", "spin_ns",
 				 "submission_entries", "completion_entries", "receive_buffers",
-				 "receive_buffer_bytes", "without", NULL };
+				 "receive_buffer_bytes", "without", "ktls", NULL };
 	LoopObject *self = (LoopObject *)op;
 	struct kloop_loop_options *options;
-	PyObject *o[NUMBERS] = { NULL };
+	PyObject *o[NUMBERS] = { NULL }, *ktls = NULL;
 	int code, sqpoll = 0;
 
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$pOOOOOOOO:Loop", names, &sqpoll,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$pOOOOOOOOO:Loop", names, &sqpoll,
 					 &o[IDLE_MS], &o[CPU], &o[SPIN_NS], &o[SUBMISSIONS],
 					 &o[COMPLETIONS], &o[BUFFERS], &o[BUFFER_BYTES],
-					 &o[WITHOUT]))
+					 &o[WITHOUT], &ktls) ||
+	    to_ktls(ktls, &self->ktls) < 0)
 		return NULL;
 	if (self->loop != NULL || self->closed) {
 		PyErr_SetString(PyExc_RuntimeError, "this loop was opened already");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* The module kloop._kloop: its state, imports, and functions that need no loop. */
-#include "ext.h"
+#include "tls.h"
 
 #include <string.h>
 
@@ -79,6 +79,12 @@ static PyMethodDef module_methods[] = {
 	{ "info", module_info, METH_NOARGS,
 	  "info()\n--\n\n"
 	  "What this machine allows, as kloop-info(1) prints it: a dict of dotted names." },
+	{ "_tls_refusal", kl_tls_refusal_py, METH_NOARGS,
+	  "Why TLS goes through asyncio's sslproto; None if it does not." },
+	{ "_tls_refuse", kl_tls_refuse_py, METH_O,
+	  "For tests: have it go there for this reason, or not (None)." },
+	{ "_tls_prove", kl_tls_prove_py, METH_VARARGS,
+	  "_tls_prove(path, context, inner): the proof behind _tls_refusal(), of these objects." },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -125,6 +131,7 @@ static int import_all(struct kl_state *state)
 		{ &state->get_running_loop, "asyncio", "get_running_loop" },
 		{ &state->check_ssl_socket, "asyncio.base_events", "_check_ssl_socket" },
 		{ &state->cancelled_error, "asyncio", "CancelledError" },
+		{ &state->timeout_error, "asyncio", "TimeoutError" },
 		{ &state->invalid_state_error, "asyncio", "InvalidStateError" },
 	};
 	PyObject *handle;
@@ -179,7 +186,7 @@ static int module_exec(PyObject *module)
 	X(sock_op_type) X(asyncio_transport) X(asyncio_buffered_protocol) X(transport_socket)      \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
 	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
-	X(unavailable_error)
+	X(timeout_error) X(unavailable_error)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
@@ -190,7 +197,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 #define VISIT(n) Py_VISIT(state->n);
 	KL_STATE_OBJECTS(VISIT)
 #undef VISIT
-	return 0;
+	return kl_tls_traverse(state, visit, arg);
 }
 
 static int module_clear(PyObject *module)
@@ -202,6 +209,7 @@ static int module_clear(PyObject *module)
 	/* While the types are there: freeing an object looks at its type. */
 	kl_handle_fini(state);
 	kl_sock_fini(state);
+	kl_tls_fini(state);
 #define CLEAR(n) Py_CLEAR(state->n);
 	KL_STATE_OBJECTS(CLEAR)
 #undef CLEAR

@@ -132,6 +132,12 @@ static int transport_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->sock);
 	Py_VISIT(self->waiter);
 	Py_VISIT(self->error);
+	if (self->tls != NULL) {
+		int result = kl_transport_tls_traverse(self->tls, visit, arg);
+
+		if (result != 0)
+			return result;
+	}
 	/* lent is the kernel's, held is plain bytes. */
 	return 0;
 }
@@ -182,6 +188,7 @@ static void transport_dealloc(PyObject *op)
 	if (self->weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
 	(void)transport_clear(op);
+	kl_transport_tls_free(self);
 	Py_CLEAR(self->context);
 	Py_CLEAR(self->sock);
 	Py_CLEAR(self->loop);
@@ -196,7 +203,8 @@ static PyMethodDef transport_methods[] = {
 	{"writelines", kl_transport_writelines, METH_O, PyDoc_STR("Write a list of bytes.")},
 	{"write_eof", kl_transport_write_eof, METH_NOARGS,
 	 PyDoc_STR("Close the writing direction after what is queued.")},
-	{"can_write_eof", kl_transport_can_write_eof, METH_NOARGS, PyDoc_STR("True.")},
+	{"can_write_eof", kl_transport_can_write_eof, METH_NOARGS,
+	 PyDoc_STR("True, but for TLS.")},
 	{"close", kl_transport_close, METH_NOARGS, PyDoc_STR("Send what is queued, then close.")},
 	{"abort", kl_transport_abort, METH_NOARGS, PyDoc_STR("Close; what is queued is lost.")},
 	{"_force_close", kl_transport_force_close, METH_O, NULL},
@@ -226,7 +234,7 @@ static PyMemberDef transport_members[] = {
 };
 
 static PyType_Slot transport_slots[] = {
-	{Py_tp_doc, (void *)PyDoc_STR("A stream over a socket: TCP or Unix.")},
+	{Py_tp_doc, (void *)PyDoc_STR("A stream over a socket: TCP or Unix, with or without TLS.")},
 	{Py_tp_methods, transport_methods},
 	{Py_tp_members, transport_members},
 	{Py_tp_getset, kl_transport_getset},

@@ -9,6 +9,7 @@
  * transport_read.c   from the stream to the protocol
  * transport_write.c  from the caller to the stream, flow control
  * transport_close.c  close, abort, errors, connection_lost
+ * tls.h              what a transport with TLS has beyond this
  *
  * Life: a transport is pinned by one reference of its own, taken when it is
  * linked into the loop's list of open objects and dropped when both the stream
@@ -71,6 +72,7 @@ typedef struct {
 	PyObject *error;  /* for connection_lost() */
 	PyObject *lent;   /* for the next large read: a bytes object, or a BufferedProtocol's memoryview */
 	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
+	struct kl_transport_tls *tls; /* tls.h; NULL without TLS */
 
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
@@ -100,7 +102,7 @@ struct kl_signature {
 	int required;
 	int positional;
 	int total;
-	const char *names[10];
+	const char *names[12];
 };
 
 /* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
@@ -138,11 +140,34 @@ PyObject *kl_transport_call_server(TransportObject *self, PyObject *server, PyOb
 /* An exception of a callback whose failure closes nothing: tell the handler. Clears it. */
 void kl_transport_report(TransportObject *self, const char *message);
 
-/* A line in asyncio's log, in debug mode only; error may be NULL. */
+/* A line in asyncio's log, of the level "warning" and so on. */
+void kl_transport_log(const char *level, const char *text);
+
+/* The same in debug mode only, with the transport's repr; error may be NULL. */
 void kl_transport_debug(TransportObject *self, const char *text, PyObject *error);
 
 /* transport.c */
 int kl_transport_set_protocol(TransportObject *self, PyObject *protocol);
+
+/* transport_new.c: the parts of which transports are made, in their order */
+
+/* A transport that is not yet connected with anything; takes the context's reference. */
+TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context);
+/* Everything that can fail before the descriptor is taken over. 0, or -1 with an error set. */
+int kl_transport_prepare(TransportObject *self, PyObject *protocol, PyObject *waiter,
+			 PyObject *extra);
+/*
+ * Open the stream, attach to the server, and link into the loop. From then on
+ * the transport owns the descriptor. 0, or -1 with an error set.
+ */
+int kl_transport_open(TransportObject *self, PyObject *server);
+/* Let go of a transport that never opened: no warning, the descriptor stays the caller's. */
+void kl_transport_discard(TransportObject *self);
+/* Let go of one that is open, and of which nobody was told. */
+void kl_transport_undo(TransportObject *self);
+/* Give the waiter, if there is one, a result or an exception. */
+void kl_transport_wake_waiter(TransportObject *self);
+void kl_transport_fail_waiter(TransportObject *self, PyObject *exception);
 
 /* transport_info.c */
 extern PyGetSetDef kl_transport_getset[];
@@ -165,6 +190,9 @@ PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
 /* transport_write.c */
 void kl_transport_on_drain(struct kloop_stream *stream, void *user);
 size_t kl_transport_write_bytes(const TransportObject *self);
+#define KL_DEFAULT_LIMIT PY_SSIZE_T_MIN
+/* Set the water marks. 0, or -1 with an error set. */
+int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low);
 PyObject *kl_transport_write(PyObject *op, PyObject *data);
 PyObject *kl_transport_writelines(PyObject *op, PyObject *list);
 PyObject *kl_transport_write_eof(PyObject *op, PyObject *unused);
@@ -179,6 +207,10 @@ void kl_transport_on_error(struct kloop_stream *stream, int error, void *user);
 void kl_transport_on_close(struct kloop_stream *stream, void *user);
 void kl_transport_abandon(struct kl_open *open);
 int kl_transport_close_now(TransportObject *self);
+/* As abort(): 0, or -1 with an error set. */
+int kl_transport_end_quietly(TransportObject *self);
+/* An exception ends the transport: tell whom it concerns and schedule connection_lost(). */
+void kl_transport_end(TransportObject *self, PyObject *error, const char *message);
 void kl_transport_close_fd(TransportObject *self);
 PyObject *kl_transport_close(PyObject *op, PyObject *unused);
 PyObject *kl_transport_abort(PyObject *op, PyObject *unused);
@@ -190,5 +222,33 @@ PyObject *kl_transport_force_close(PyObject *op, PyObject *exception);
  * instead. Clears the exception.
  */
 void kl_transport_fatal(TransportObject *self, const char *message);
+
+/* transport_tls.c, where a transport has TLS: */
+int kl_transport_tls_traverse(struct kl_transport_tls *tls, visitproc visit, void *arg);
+void kl_transport_tls_free(TransportObject *self);
+/* close() is called: must the handshake be given up? */
+bool kl_transport_tls_is_handshaking(const TransportObject *self);
+/* Shall the protocol hear of the end? */
+bool kl_transport_tls_is_known(const TransportObject *self);
+/* on_error told this. */
+void kl_transport_tls_error(TransportObject *self, int error);
+/* eof_received() will be called, and has returned. */
+void kl_transport_tls_note_eof(TransportObject *self);
+void kl_transport_tls_eof(TransportObject *self, bool keep_open);
+/* The stream ended as close() wanted it to. */
+void kl_transport_tls_closed(TransportObject *self);
+/* The stream is closed. */
+void kl_transport_tls_detach(TransportObject *self);
+
+/*
+ * tls_info.c: for get_extra_info(), of any transport. New; NULL without an
+ * error set for what is not known (yet).
+ */
+PyObject *kl_transport_tls_sslcontext(TransportObject *self);
+PyObject *kl_transport_tls_ssl_object(TransportObject *self);
+PyObject *kl_transport_tls_peercert(TransportObject *self);
+PyObject *kl_transport_tls_cipher(TransportObject *self);
+PyObject *kl_transport_tls_compression(TransportObject *self);
+PyObject *kl_transport_tls_ktls(TransportObject *self, PyObject *name);
 
 #endif

@@ -84,6 +84,17 @@ static void log_line(const char *level, PyObject *text, PyObject *error)
 	Py_XDECREF(result);
 }
 
+void kl_transport_log(const char *level, const char *text)
+{
+	PyObject *line = PyUnicode_FromString(text);
+
+	if (line != NULL)
+		log_line(level, line, NULL);
+	else
+		PyErr_WriteUnraisable(NULL);
+	Py_XDECREF(line);
+}
+
 void kl_transport_debug(TransportObject *self, const char *text, PyObject *error)
 {
 	PyObject *line;

@@ -62,6 +62,21 @@ static void detach_server(TransportObject *self)
 	Py_DECREF(server);
 }
 
+/* Somebody waits for a connection that ended before it was one. */
+static void fail_waiter(TransportObject *self, PyObject *error)
+{
+	PyObject *exception = Py_XNewRef(error);
+
+	if (exception == NULL)
+		exception = PyObject_CallFunction(PyExc_ConnectionAbortedError, "s",
+						  "the connection was closed during its handshake");
+	if (exception == NULL)
+		PyErr_WriteUnraisable((PyObject *)self);
+	else
+		kl_transport_fail_waiter(self, exception);
+	Py_XDECREF(exception);
+}
+
 /* Call connection_lost() and let go of the protocol and the server. */
 static void call_lost(TransportObject *self)
 {
@@ -71,7 +86,9 @@ static void call_lost(TransportObject *self)
 	self->lost = true;
 	self->lost_done = true;
 	self->error = NULL;
-	if (self->protocol != NULL) {
+	if (self->waiter != NULL)
+		fail_waiter(self, error);
+	if (self->protocol != NULL && (self->tls == NULL || kl_transport_tls_is_known(self))) {
 		result = kl_transport_call(self, self->loop->state->names.connection_lost,
 					   error != NULL ? error : Py_None);
 		if (result == NULL)
@@ -111,23 +128,6 @@ static int schedule_lost(TransportObject *self, PyObject *error)
 
 /* ---- close and abort ------------------------------------------------- */
 
-/* 0, or -1 with an error set. */
-int kl_transport_close_now(TransportObject *self)
-{
-	bool empty = kl_transport_write_bytes(self) == 0;
-
-	if (self->closing)
-		return 0;
-	self->closing = true;
-	if (self->stream != NULL)
-		kloop_stream_close(self->stream);
-	/* Otherwise connection_lost() waits for the stream's end: on_close. */
-	if (empty || self->stream == NULL)
-		return schedule_lost(self, NULL);
-	self->dropped++;
-	return 0;
-}
-
 /* As asyncio's _force_close(): what is queued is dropped. 0, or -1 with an error set. */
 static int force_close(TransportObject *self, PyObject *error)
 {
@@ -137,6 +137,30 @@ static int force_close(TransportObject *self, PyObject *error)
 	if (self->stream != NULL)
 		kloop_stream_abort(self->stream);
 	return schedule_lost(self, error);
+}
+
+int kl_transport_end_quietly(TransportObject *self)
+{
+	return force_close(self, NULL);
+}
+
+/* 0, or -1 with an error set. */
+int kl_transport_close_now(TransportObject *self)
+{
+	bool empty = kl_transport_write_bytes(self) == 0;
+
+	if (self->closing)
+		return 0;
+	if (self->tls != NULL && kl_transport_tls_is_handshaking(self))
+		return force_close(self, NULL);
+	self->closing = true;
+	if (self->stream != NULL)
+		kloop_stream_close(self->stream);
+	/* Otherwise, and with TLS, connection_lost() waits for the stream's end: on_close. */
+	if ((empty && self->tls == NULL) || self->stream == NULL)
+		return schedule_lost(self, NULL);
+	self->dropped++;
+	return 0;
 }
 
 /* The end of a method: nothing may be done from another thread than the loop's. */
@@ -180,7 +204,7 @@ PyObject *kl_transport_is_closing(PyObject *op, PyObject *unused)
 /* ---- errors ---------------------------------------------------------- */
 
 /* As asyncio's _fatal_error(): a broken connection is told in debug mode only. */
-static void fatal_error(TransportObject *self, PyObject *error, const char *message)
+void kl_transport_end(TransportObject *self, PyObject *error, const char *message)
 {
 	if (!PyErr_GivenExceptionMatches(error, PyExc_OSError))
 		kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
@@ -203,7 +227,7 @@ void kl_transport_fatal(TransportObject *self, const char *message)
 	error = kl_exception_take();
 	if (error == NULL)
 		return;
-	fatal_error(self, error, message);
+	kl_transport_end(self, error, message);
 	Py_DECREF(error);
 }
 
@@ -217,13 +241,18 @@ void kl_transport_on_error(struct kloop_stream *stream, int error, void *user)
 	kl_transport_release_lent(self);
 	if (self->lost)
 		return;
+	if (self->tls != NULL) {
+		kl_transport_tls_error(self, error);
+		return;
+	}
 	exception = kl_os_exception(error);
 	if (exception == NULL) {
 		kl_transport_fatal(self, "Fatal error on transport");
 		return;
 	}
-	fatal_error(self, exception, error == -EPIPE ? "Fatal write error on socket transport"
-						     : "Fatal read error on socket transport");
+	kl_transport_end(self, exception,
+			 error == -EPIPE ? "Fatal write error on socket transport"
+					 : "Fatal read error on socket transport");
 	Py_DECREF(exception);
 }
 
@@ -236,11 +265,15 @@ void kl_transport_on_close(struct kloop_stream *stream, void *user)
 	(void)stream;
 	kl_py_enter(self->loop);
 	self->stream = NULL;
+	if (self->tls != NULL)
+		kl_transport_tls_detach(self);
 	kl_transport_release_lent(self);
 	if (self->abandoned && !self->lost_done) {
 		kl_open_unlink(&self->open);
 		return;
 	}
+	if (self->tls != NULL && self->closing && !self->lost)
+		kl_transport_tls_closed(self);
 	/* A close that had to send first, or a loop that is freed without a close. */
 	if (!self->lost)
 		call_lost(self);

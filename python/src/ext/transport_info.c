@@ -128,6 +128,7 @@ static PyObject *make_socket(TransportObject *self)
 
 /* ---- get_extra_info() ------------------------------------------------ */
 
+/* NULL without an error set: not known, or not yet. */
 static const struct {
 	const char *name;
 	PyObject *(*make)(TransportObject *self);
@@ -135,11 +136,16 @@ static const struct {
 	{"peername", make_peername},
 	{"sockname", make_sockname},
 	{"socket", make_socket},
+	{"sslcontext", kl_transport_tls_sslcontext},
+	{"ssl_object", kl_transport_tls_ssl_object},
+	{"peercert", kl_transport_tls_peercert},
+	{"cipher", kl_transport_tls_cipher},
+	{"compression", kl_transport_tls_compression},
 };
 
 #define MAKERS (sizeof(makers) / sizeof(makers[0]))
 
-/* Make one piece of information and remember it. Borrowed, or NULL with an error set. */
+/* Make one piece of information and remember it. Borrowed, or NULL, perhaps with an error set. */
 static PyObject *fill(TransportObject *self, size_t maker)
 {
 	PyObject *extra = get_extra(self);
@@ -173,8 +179,16 @@ PyObject *kl_transport_get_extra_info(PyObject *op, PyObject *const *args, Py_ss
 		if (PyUnicode_CompareWithASCIIString(values[0], makers[i].name) != 0)
 			continue;
 		found = fill(self, i);
-		if (found == NULL)
+		if (found == NULL && PyErr_Occurred())
 			return NULL;
+		break;
+	}
+	if (found == NULL && self->tls != NULL && PyUnicode_Check(values[0])) {
+		/* Never remembered: it may change. */
+		PyObject *ktls = kl_transport_tls_ktls(self, values[0]);
+
+		if (ktls != NULL || PyErr_Occurred())
+			return ktls;
 	}
 	if (found == NULL)
 		found = values[1] != NULL ? values[1] : Py_None;
@@ -197,7 +211,7 @@ static PyObject *get_extra_attribute(PyObject *op, void *unused)
 		int there = name != NULL ? PyDict_Contains(extra, name) : -1;
 
 		Py_XDECREF(name);
-		if (there < 0 || (there == 0 && fill(self, i) == NULL))
+		if (there < 0 || (there == 0 && fill(self, i) == NULL && PyErr_Occurred()))
 			return NULL;
 	}
 	Py_XINCREF(extra);
@@ -266,12 +280,13 @@ PyObject *kl_transport_repr(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	const char *state = self->lost_done ? " closed" : self->closing ? " closing" : "";
+	const char *tls = self->tls != NULL ? " tls" : "";
 	size_t bytes = kl_transport_write_bytes(self);
 
 	if (self->loop->closed || self->lost_done)
-		return PyUnicode_FromFormat("<StreamTransport%s fd=%d>", state, self->fd);
-	return PyUnicode_FromFormat("<StreamTransport%s fd=%d read=%s write=<%s, bufsize=%zu>>",
-				    state, self->fd,
+		return PyUnicode_FromFormat("<StreamTransport%s%s fd=%d>", state, tls, self->fd);
+	return PyUnicode_FromFormat("<StreamTransport%s%s fd=%d read=%s write=<%s, bufsize=%zu>>",
+				    state, tls, self->fd,
 				    self->reading && !self->paused && !self->closing ? "polling"
 										     : "idle",
 				    bytes != 0 ? "polling" : "idle", bytes);

@@ -18,8 +18,7 @@ static const struct kloop_stream_handlers handlers = {
 
 /* ---- creation -------------------------------------------------------- */
 
-/* A transport that is not yet connected with anything; takes the context's reference. */
-static TransportObject *transport_new(LoopObject *loop, int fd, PyObject *context)
+TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context)
 {
 	PyTypeObject *type = loop->state->transport_type;
 	TransportObject *self;
@@ -42,11 +41,7 @@ static TransportObject *transport_new(LoopObject *loop, int fd, PyObject *contex
 	return self;
 }
 
-/*
- * Open the stream, attach to the server, and link into the loop. From then on
- * the transport owns the descriptor. 0, or -1 with an error set.
- */
-static int transport_open(TransportObject *self, PyObject *server)
+int kl_transport_open(TransportObject *self, PyObject *server)
 {
 	struct kl_state *state = self->loop->state;
 	PyObject *attached;
@@ -71,10 +66,9 @@ static int transport_open(TransportObject *self, PyObject *server)
 	return 0;
 }
 
-/* futures._set_result_unless_cancelled(waiter, None) */
-static void wake_waiter(TransportObject *self)
+/* waiter.set_result(None) or waiter.set_exception(exception), unless it was cancelled. */
+static void wake(TransportObject *self, PyObject *method, PyObject *argument)
 {
-	struct kl_state *state = self->loop->state;
 	PyObject *waiter = self->waiter;
 	PyObject *result;
 	int cancelled = -1;
@@ -82,18 +76,28 @@ static void wake_waiter(TransportObject *self)
 	self->waiter = NULL;
 	if (waiter == NULL)
 		return;
-	result = PyObject_CallMethodNoArgs(waiter, state->names.cancelled);
+	result = PyObject_CallMethodNoArgs(waiter, self->loop->state->names.cancelled);
 	if (result != NULL) {
 		cancelled = PyObject_IsTrue(result);
 		Py_DECREF(result);
 	}
 	result = NULL;
 	if (cancelled == 0)
-		result = PyObject_CallMethodOneArg(waiter, state->names.set_result, Py_None);
+		result = PyObject_CallMethodOneArg(waiter, method, argument);
 	if (result == NULL && cancelled != 1)
 		kl_transport_report(self, "Exception in callback waiter.set_result()");
 	Py_XDECREF(result);
 	Py_DECREF(waiter);
+}
+
+void kl_transport_wake_waiter(TransportObject *self)
+{
+	wake(self, self->loop->state->names.set_result, Py_None);
+}
+
+void kl_transport_fail_waiter(TransportObject *self, PyObject *exception)
+{
+	wake(self, self->loop->state->names.set_exception, exception);
 }
 
 /* connection_made(), then reading, then the waiter: asyncio's order. */
@@ -110,26 +114,37 @@ static void run_made(PyObject *owner)
 	}
 	if (kl_transport_start_read(self) < 0)
 		kl_transport_fatal(self, "Fatal read error on socket transport");
-	wake_waiter(self);
+	kl_transport_wake_waiter(self);
 }
 
-/* Let go of a transport that never opened: no warning, the descriptor stays the caller's. */
-static void transport_discard(TransportObject *self)
+/* server._detach() of a server that was attached to. Keeps a set exception. */
+static void detach_again(TransportObject *self)
 {
-	struct kl_state *state = self->loop->state;
 	PyObject *pending, *result;
 
-	if (self->server != NULL) {
-		pending = kl_exception_take();
-		result = kl_transport_call_server(self, self->server, state->names._detach);
-		if (result == NULL)
-			PyErr_WriteUnraisable(self->server);
-		Py_XDECREF(result);
-		if (pending != NULL)
-			kl_exception_give(pending);
-		Py_CLEAR(self->server);
-	}
+	if (self->server == NULL)
+		return;
+	pending = kl_exception_take();
+	result = kl_transport_call_server(self, self->server, self->loop->state->names._detach);
+	if (result == NULL)
+		PyErr_WriteUnraisable(self->server);
+	Py_XDECREF(result);
+	if (pending != NULL)
+		kl_exception_give(pending);
+	Py_CLEAR(self->server);
+}
+
+void kl_transport_discard(TransportObject *self)
+{
+	detach_again(self);
 	Py_DECREF(self);
+}
+
+void kl_transport_undo(TransportObject *self)
+{
+	self->lost_done = self->lost = self->closing = true;
+	kloop_stream_abort(self->stream);
+	kl_transport_discard(self);
 }
 
 /* ---- accepted connections -------------------------------------------- */
@@ -139,7 +154,7 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 {
 	/* A context of its own: what one connection sets no other sees. */
 	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
-	TransportObject *self = transport_new(loop, fd, own);
+	TransportObject *self = kl_transport_alloc(loop, fd, own);
 	PyObject *stack[1] = {NULL};
 	PyObject *protocol;
 	int result = -1;
@@ -154,9 +169,9 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 		Py_DECREF(protocol);
 	}
 	if (result == 0)
-		result = transport_open(self, server);
+		result = kl_transport_open(self, server);
 	if (result < 0) {
-		transport_discard(self);
+		kl_transport_discard(self);
 		close(fd);
 		return -1;
 	}
@@ -183,8 +198,8 @@ static int register_transport(TransportObject *self)
 	return result;
 }
 
-/* Everything that can fail before the descriptor is taken over. */
-static int prepare(TransportObject *self, PyObject *protocol, PyObject *waiter, PyObject *extra)
+int kl_transport_prepare(TransportObject *self, PyObject *protocol, PyObject *waiter,
+			 PyObject *extra)
 {
 	if (extra != NULL && extra != Py_None) {
 		if (!PyDict_Check(extra)) {
@@ -222,23 +237,21 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 		return NULL;
 	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
 							    : PyContext_CopyCurrent();
-	self = transport_new(loop, fd, context);
+	self = kl_transport_alloc(loop, fd, context);
 	if (self == NULL)
 		return NULL;
 	Py_INCREF(values[0]);
 	self->sock = values[0];
-	if (prepare(self, values[1], values[2], values[3]) < 0 ||
-	    transport_open(self, values[4]) < 0) {
-		transport_discard(self);
+	if (kl_transport_prepare(self, values[1], values[2], values[3]) < 0 ||
+	    kl_transport_open(self, values[4]) < 0) {
+		kl_transport_discard(self);
 		return NULL;
 	}
 	/* Small writes must not wait for the peer; a Unix socket refuses, and has no need. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	kl_transport_capture_peer(self);
 	if (kl_call_soon_c(loop, run_made, (PyObject *)self) < 0) {
-		self->lost_done = self->lost = self->closing = true;
-		kloop_stream_abort(self->stream);
-		Py_DECREF(self);
+		kl_transport_undo(self);
 		return NULL;
 	}
 	return (PyObject *)self;

@@ -106,6 +106,10 @@ static int alloc_bytes(TransportObject *self, size_t suggested, void **ret_buffe
 	PyObject *other;
 
 	self->loop->spare_bytes = NULL;
+	/* Too small it would cut the read, and cutting down a large one costs too. */
+	if (object != NULL && ((size_t)PyBytes_GET_SIZE(object) < suggested ||
+			       (size_t)PyBytes_GET_SIZE(object) / 4 > suggested))
+		Py_CLEAR(object);
 	if (object == NULL)
 		object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)suggested);
 	if (object != NULL && is_badly_placed(object)) {
@@ -289,13 +293,19 @@ static void run_eof(PyObject *owner)
 	if (self->lost || self->closing || self->protocol == NULL)
 		return;
 	kl_transport_debug(self, "received EOF", NULL);
+	if (self->tls != NULL)
+		kl_transport_tls_note_eof(self);
 	result = kl_transport_call(self, self->loop->state->names.eof_received, NULL);
 	if (result != NULL) {
 		keep_open = PyObject_IsTrue(result);
 		Py_DECREF(result);
 	}
 	if (keep_open < 0)
-		kl_transport_fatal(self, "Fatal error: protocol.eof_received() call failed.");
+		kl_transport_fatal(self, self->tls != NULL
+						 ? "Error calling eof_received()"
+						 : "Fatal error: protocol.eof_received() call failed.");
+	else if (self->tls != NULL)
+		kl_transport_tls_eof(self, keep_open != 0);
 	else if (keep_open == 0 && kl_transport_close_now(self) < 0)
 		kl_transport_fatal(self, "Fatal error on transport");
 }

@@ -100,15 +100,51 @@ PyObject *kl_transport_get_write_buffer_limits(PyObject *op, PyObject *unused)
 	return Py_BuildValue("(nn)", (Py_ssize_t)self->low_bytes, (Py_ssize_t)self->high_bytes);
 }
 
-/* A limit as a number; absent or None is -1, and *given false. */
-static int limit_argument(PyObject *value, bool *given, Py_ssize_t *ret_bytes)
+/* A limit as a number; absent or None is the default. 0, or -1 with an error set. */
+static int limit_argument(PyObject *value, Py_ssize_t *ret_bytes)
 {
-	*given = value != NULL && value != Py_None;
-	*ret_bytes = -1;
-	if (!*given)
+	*ret_bytes = KL_DEFAULT_LIMIT;
+	if (value == NULL || value == Py_None)
 		return 0;
 	*ret_bytes = PyNumber_AsSsize_t(value, NULL);
 	return *ret_bytes == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* asyncio lets more wait where it encrypts, from Python 3.11 on. */
+static Py_ssize_t default_high(const TransportObject *self)
+{
+#if PY_VERSION_HEX >= 0x030B0000
+	if (self->tls != NULL)
+		return 512 * 1024;
+#else
+	(void)self;
+#endif
+	return 64 * 1024;
+}
+
+int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low)
+{
+	bool has_low = low != KL_DEFAULT_LIMIT;
+
+	if (high == KL_DEFAULT_LIMIT && !has_low)
+		high = default_high(self);
+	else if (high == KL_DEFAULT_LIMIT)
+		high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
+	if (!has_low)
+		low = high / 4;
+	if (!(high >= low && low >= 0)) {
+		PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
+			     high, low);
+		return -1;
+	}
+	self->high_bytes = (size_t)high;
+	self->low_bytes = (size_t)low;
+	if (self->stream != NULL &&
+	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0) {
+		PyErr_SetString(PyExc_RuntimeError, "the stream refused its water marks");
+		return -1;
+	}
+	return maybe_pause(self);
 }
 
 PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
@@ -116,30 +152,12 @@ PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *ar
 {
 	static const struct kl_signature signature = {
 		"set_write_buffer_limits", 0, 2, 2, {"high", "low"}};
-	TransportObject *self = (TransportObject *)op;
 	PyObject *values[2];
 	Py_ssize_t high, low;
-	bool has_high, has_low;
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
-	    limit_argument(values[0], &has_high, &high) < 0 ||
-	    limit_argument(values[1], &has_low, &low) < 0)
-		return NULL;
-	if (!has_high && !has_low)
-		high = 64 * 1024;
-	else if (!has_high)
-		high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
-	if (!has_low)
-		low = high / 4;
-	if (!(high >= low && low >= 0))
-		return PyErr_Format(PyExc_ValueError, "high (%zd) must be >= low (%zd) must be >= 0",
-				    high, low);
-	self->high_bytes = (size_t)high;
-	self->low_bytes = (size_t)low;
-	if (self->stream != NULL &&
-	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0)
-		return PyErr_Format(PyExc_RuntimeError, "the stream refused its water marks");
-	if (maybe_pause(self) < 0)
+	    limit_argument(values[0], &high) < 0 || limit_argument(values[1], &low) < 0 ||
+	    kl_transport_set_limits((TransportObject *)op, high, low) < 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -307,6 +325,11 @@ PyObject *kl_transport_write_eof(PyObject *op, PyObject *unused)
 	int result;
 
 	(void)unused;
+	/* asyncio's has none: the close_notify of one direction is what many peers cannot bear. */
+	if (self->tls != NULL) {
+		PyErr_SetNone(PyExc_NotImplementedError);
+		return NULL;
+	}
 	if (self->closing || self->eof)
 		Py_RETURN_NONE;
 	self->eof = true;
@@ -318,7 +341,6 @@ PyObject *kl_transport_write_eof(PyObject *op, PyObject *unused)
 
 PyObject *kl_transport_can_write_eof(PyObject *op, PyObject *unused)
 {
-	(void)op;
 	(void)unused;
-	Py_RETURN_TRUE;
+	return PyBool_FromLong(((TransportObject *)op)->tls == NULL);
 }

@@ -15,7 +15,7 @@ import os
 import selectors
 import threading
 import weakref
-from asyncio import selector_events, sslproto, unix_events
+from asyncio import selector_events, unix_events
 from asyncio.log import logger
 
 _BORROWED = {
@@ -54,7 +54,7 @@ class _Watched:
 
 
 class SelectorParts:
-    """Signals, Unix sockets, datagrams, pipes, subprocesses and TLS from asyncio."""
+    """Signals, Unix sockets, datagrams, pipes and subprocesses from asyncio."""
 
     _borrow(locals())
 
@@ -66,15 +66,6 @@ class SelectorParts:
         self._ensure_fd_no_transport(sock)
         return selector_events._SelectorDatagramTransport(
             self, sock, protocol, address, waiter, extra)
-
-    def _make_ssl_transport(self, rawsock, protocol, sslcontext, waiter=None, *,
-                            server_side=False, server_hostname=None, extra=None, server=None,
-                            **options):
-        """options: the time-outs that this Python's SSLProtocol knows."""
-        ssl_protocol = sslproto.SSLProtocol(
-            self, protocol, sslcontext, waiter, server_side, server_hostname, **options)
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
-        return ssl_protocol._app_transport
 
     # ---- subprocesses
 

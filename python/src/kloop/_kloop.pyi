@@ -4,6 +4,7 @@
 import asyncio
 import contextvars
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias, final
 
@@ -17,6 +18,10 @@ library_version: str
 header_version: str
 
 def info() -> dict[str, str | bool | int]: ...
+
+def _tls_refusal() -> str | None: ...
+def _tls_refuse(why: str | None, /) -> None: ...
+def _tls_prove(path: str, context: Any, inner: Any, /) -> str | None: ...
 
 class IoUringUnavailable(OSError):
     reason: str
@@ -121,4 +126,17 @@ class Loop:
                        sock: socket.socket, sslcontext: Any = None, server: Any = None,
                        backlog: int = 100, ssl_handshake_timeout: float | None = None,
                        ssl_shutdown_timeout: float | None = None) -> None: ...
+    def _make_tls_transport(self, rawsock: socket.socket, protocol: asyncio.BaseProtocol,
+                            sslcontext: ssl.SSLContext, waiter: Any = None, *,
+                            server_side: bool = False, server_hostname: str | None = None,
+                            extra: Any = None, server: Any = None,
+                            call_connection_made: bool = True,
+                            ssl_handshake_timeout: float | None = None,
+                            ssl_shutdown_timeout: float | None = None,
+                            ) -> StreamTransport | None: ...
+    def _upgrade_tls(self, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol,
+                     sslcontext: ssl.SSLContext, waiter: Any, *, server_side: bool = False,
+                     server_hostname: str | None = None,
+                     ssl_handshake_timeout: float | None = None,
+                     ssl_shutdown_timeout: float | None = None) -> bool: ...
     def _stop_serving_c(self, sock: socket.socket) -> None: ...

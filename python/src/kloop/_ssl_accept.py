@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MulanPSL-2.0
-"""Incoming TLS connections, one call for each from the listener in C."""
+"""Incoming TLS connections through asyncio's sslproto, one call for each from the listener in C."""
 
 from __future__ import annotations
 

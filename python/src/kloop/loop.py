@@ -16,9 +16,10 @@ from asyncio.log import logger
 
 from . import _kloop
 from ._asyncio_parts import SelectorParts
+from ._tls import TlsParts
 
 
-class Loop(_kloop.Loop, SelectorParts, asyncio.BaseEventLoop):
+class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
     """An asyncio event loop on io_uring.
 
     What runs often is written in C on libkloop: callbacks, timers, streams,
@@ -34,6 +35,11 @@ class Loop(_kloop.Loop, SelectorParts, asyncio.BaseEventLoop):
     submission_entries, completion_entries: the sizes of the ring's queues.
     receive_buffers, receive_buffer_bytes: the pool of buffers that streams
         share; the number is a power of two.
+    ktls: when TLS connections are encrypted by the kernel, if it can: "auto"
+        where it pays, "on" (or True) after every handshake, "off" (or False)
+        never, as KLOOP_KTLS=0 in the environment says for the whole process.
+        transport.get_extra_info() tells by "ktls_send" and "ktls_recv", and why
+        not by "ktls_send_reason" and "ktls_recv_reason".
 
     Raises IoUringUnavailable where the kernel, its configuration or a sandbox
     does not allow io_uring.
@@ -43,12 +49,12 @@ class Loop(_kloop.Loop, SelectorParts, asyncio.BaseEventLoop):
                  sq_thread_cpu: int = -1, spin_ns: int | None = None,
                  submission_entries: int | None = None, completion_entries: int | None = None,
                  receive_buffers: int | None = None, receive_buffer_bytes: int | None = None,
-                 _without: int = 0) -> None:
+                 ktls: str | bool = "auto", _without: int = 0) -> None:
         self._open(
             sqpoll=sqpoll, sq_thread_idle_ms=sq_thread_idle_ms, sq_thread_cpu=sq_thread_cpu,
             spin_ns=spin_ns, submission_entries=submission_entries,
             completion_entries=completion_entries, receive_buffers=receive_buffers,
-            receive_buffer_bytes=receive_buffer_bytes, without=_without)
+            receive_buffer_bytes=receive_buffer_bytes, without=_without, ktls=ktls)
         super().__init__()
         self._signal_handlers = {}
         self._unix_server_sockets = {}
