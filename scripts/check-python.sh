@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MulanPSL-2.0
 # The tests of the Python loop, for "make check", which sets the variables: on
-# what it built in python/lib, with the libkloop of the build tree.
+# what it built in python/lib, with the libkloop of the build tree. Arguments
+# are for pytest, in the folder python, in place of all tests.
 set -eu
 if ! "$PYTHON" -c 'import pytest'; then
 	echo "The tests of the Python loop need pytest for $PYTHON (on Debian: apt install python3-pytest);"
@@ -20,5 +21,6 @@ if [ -n "${SANITIZER_PRELOAD:-}" ]; then
 	LD_PRELOAD=$SANITIZER_PRELOAD
 	export ASAN_OPTIONS LD_PRELOAD
 fi
+[ $# -gt 0 ] || set -- tests
 # -r: one line for each test, from which the cases are counted.
-exec "$PYTHON" -m pytest -q -p no:cacheprovider -rfEsxXp --tb=short tests
+exec "$PYTHON" -m pytest -q -p no:cacheprovider -rfEsxXp --tb=short "$@"

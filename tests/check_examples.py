@@ -17,9 +17,12 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -54,7 +57,7 @@ ALONE = {
 # valgrind 3.19 does not know pidfd_open(2), and lets neither another thread run
 # nor a signal in while one waits in io_uring_enter(2).
 NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
-WITH_PEERS = {"client", "echo_server", "forward"}
+WITH_PEERS = {"client", "echo_server", "forward", "tls_client", "tls_echo_server"}
 
 
 class Tap:
@@ -161,6 +164,107 @@ def check_echo(tap):
 def check_forward(tap):
     problem, output = run(command("forward"), input=LINES)
     tap.result("forward", problem or (output != LINES and "not the same"))
+
+
+def make_certificate(folder, name):
+    """A certificate that signs itself, by the openssl command; gives its file and its key's."""
+    paths = [str(Path(folder) / f"{name}{end}.pem") for end in ("", "-key")]
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+                    "ec_paramgen_curve:P-256", "-noenc", "-days", "2", "-subj", f"/CN={name}",
+                    "-addext", f"subjectAltName=DNS:{name}", "-out", paths[0], "-keyout", paths[1]],
+                   check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+    return paths
+
+
+@contextlib.contextmanager
+def https_server(certificate, key, answers):
+    """An HTTPS server for so many connections, in a thread; gives its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(TIMEOUT_SECONDS)
+
+    def serve():
+        for _ in range(answers):
+            connection, _ = listener.accept()
+            connection.settimeout(TIMEOUT_SECONDS)
+            # A client that refuses the certificate is no failure of this side.
+            with contextlib.suppress(ssl.SSLError, OSError), \
+                    context.wrap_socket(connection, server_side=True) as stream:
+                request = b""
+                while not request.endswith(b"\r\n\r\n"):
+                    request += stream.recv(4096)
+                body = request + b"x" * 100000
+                stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+                stream.unwrap().close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield str(listener.getsockname()[1])
+    finally:
+        thread.join(TIMEOUT_SECONDS)
+        listener.close()
+
+
+def check_tls_client(tap, folder):
+    certificate, key = make_certificate(folder, "server.test")
+    other, _ = make_certificate(folder, "other.test")
+    with https_server(certificate, key, 3) as port:
+        problem, output = run(command("tls_client", "server.test", "127.0.0.1", port, certificate))
+        tap.result("tls_client", problem or compare(
+            r"TLS 1\.3, TLS_AES_256_GCM_SHA384\n"
+            r"sending: in the (kernel|library: .*)\nreceiving: in the (kernel|library: .*)\n"
+            r"HTTP/1\.1 200 OK\n\nGET / HTTP/1\.1\nHost: server\.test\n"
+            r"Connection: close\n\nx{100000}", output))
+        for title, arguments, text in (
+                ("tls_client, another name", ("localhost", certificate), "hostname mismatch"),
+                ("tls_client, not trusted", ("server.test", other), "self-signed certificate")):
+            done = subprocess.run(
+                command("tls_client", arguments[0], "127.0.0.1", port, arguments[1]),
+                text=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+            refused = done.returncode == 1 and not done.stdout \
+                and done.stderr == f"tls_client: the peer's certificate is not acceptable: {text}\n"
+            tap.result(title, None if refused else f"{done.returncode}: {done.stdout}{done.stderr}")
+    absent = str(Path(folder) / "absent.pem")
+    done = subprocess.run(command("tls_client", "server.test", "127.0.0.1", port, absent),
+                          text=True, capture_output=True, timeout=TIMEOUT_SECONDS)
+    tap.result("tls_client, no such file",
+               None if done.returncode == 1 and "No such file" in done.stderr else done.stderr)
+
+
+def check_tls_echo(tap, folder):
+    certificate, key = make_certificate(folder, "echo.test")
+    context = ssl.create_default_context(cafile=certificate)
+    text = os.urandom(1000000)
+    start = command("tls_echo_server", certificate, key)
+    with server(start, r"listening on 127\.0\.0\.1:(\d+)\n") as (port, told):
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            context.maximum_version = version
+            with socket.create_connection(("127.0.0.1", int(port)), TIMEOUT_SECONDS) as plain, \
+                    context.wrap_socket(plain, server_hostname="echo.test") as stream:
+                sender = threading.Thread(target=stream.sendall, args=(text,))
+                sender.start()
+                got = b""
+                while len(got) < len(text):
+                    part = stream.recv(100000)
+                    if not part:
+                        break
+                    got += part
+                sender.join(TIMEOUT_SECONDS)
+                stream.unwrap()
+            tap.result(f"tls_echo_server, {version.name}", got != text and f"{len(got)} bytes")
+    problem = None
+    if told.get("status") != 0 or (told.get("errors") and not WRAPPER):
+        problem = f"exit status {told.get('status')}\n{told.get('errors')}"
+    tap.result("tls_echo_server", problem or compare(r"ECDHE-\S+\nTLS_AES_256_GCM_SHA384\n",
+                                                     told["output"]))
+
+
+def check_tls(tap):
+    with tempfile.TemporaryDirectory() as folder:
+        check_tls_client(tap, folder)
+        check_tls_echo(tap, folder)
 
 
 def check_io_uring_off(tap):
@@ -270,6 +374,7 @@ def check_python(tap):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return
     check_aiohttp(tap, python, folder, environment)
+    check_aiohttp_tls(tap, python, folder, environment)
 
 
 def check_aiohttp(tap, python, folder, environment):
@@ -294,6 +399,32 @@ def check_aiohttp(tap, python, folder, environment):
         tap.result(title, problem)
 
 
+def check_aiohttp_tls(tap, python, folder, environment):
+    """Server and client of aiohttp over TLS, both on kLoop, and each with asyncio's."""
+    with tempfile.TemporaryDirectory() as secrets:
+        certificate, key = make_certificate(secrets, "localhost")
+        context = ssl.create_default_context(cafile=certificate)
+        for flags in (["--loop", "kloop"], ["--loop", "kloop", "--ktls", "on"],
+                      ["--loop", "asyncio"]):
+            start = [python, str(folder / "aiohttp_server.py"), *flags,
+                     "--certificate", certificate, "--key", key]
+            title = "aiohttp_server.py with TLS " + " ".join(flags)
+            with server(start, r"ready (\d+)\n", env=environment) as (port, told):
+                url = f"https://localhost:{port}"
+                problem, output = run(
+                    [python, str(folder / "http_client.py"), "--trust", certificate,
+                     f"{url}/", f"{url}/json", f"{url}/bytes/5000000"], env=environment)
+                tap.result(f"http_client.py to {title}", problem or compare(
+                    rf"200 19 {url}/\n200 \d+ {url}/json\n200 5000000 {url}/bytes/5000000\n",
+                    output))
+                with urllib.request.urlopen(f"{url}/tls", timeout=10, context=context) as answer:
+                    state = json.load(answer)
+                known = {"kloop": bool, "asyncio": type(None)}[flags[1]]
+                tap.result(f"state of {title}",
+                           None if isinstance(state["ktls_send"], known) else str(state))
+            tap.result(title, (told.get("status") != 0 or told.get("errors")) and str(told))
+
+
 def main():
     tap = Tap()
     programs = {path.stem for path in (SOURCE / "examples").glob("*.c")}
@@ -301,8 +432,8 @@ def main():
                "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_alone, check_echo, check_forward, check_io_uring_off, check_kloop_info,
-              check_denied]
+    checks = [check_alone, check_echo, check_forward, check_tls, check_io_uring_off,
+              check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)
     for check in checks:

@@ -23,11 +23,11 @@ MAY_KNOW = {"ring": set(), "net": {"ring"}, "tls": {"ring", "net"}, "dns": {"rin
 # The room to which each public header belongs; base and version are everybody's.
 PUBLIC = {
     "loop": "ring", "op": "ring", "timer": "ring", "signal": "ring", "child": "ring",
-    "pool": "ring", "address": "net", "stream": "net", "listener": "net",
+    "pool": "ring", "address": "net", "stream": "net", "listener": "net", "tls": "tls",
 }
 # Headers of the C library and of Linux, which anybody may use.
 LIBC = re.compile(
-    r"(assert|ctype|dirent|errno|fcntl|inttypes|limits|locale|math|netdb|poll|pthread|sched"
+    r"(assert|ctype|dirent|dlfcn|errno|fcntl|inttypes|limits|locale|math|netdb|poll|pthread|sched"
     r"|semaphore|setjmp|signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio"
     r"|stdlib|string|strings|time|unistd|wchar|malloc|getopt"
     r"|(sys|netinet|arpa|net|linux|asm)/\w+)\.h$"

@@ -271,7 +271,8 @@ bool kl_stream_ask_owner(struct kloop_stream *stream, size_t suggested, void **r
 	const struct kloop_stream_handlers *handlers = stream->handlers;
 
 	*ret_bytes = 0;
-	return handlers->on_alloc &&
+	/* A layer reads on its own account too: while the stream closes, for one. */
+	return handlers->on_alloc && kl_stream_can_deliver(stream) &&
 	       handlers->on_alloc(stream, suggested, ret_buffer, ret_bytes, stream->user) >= 0 &&
 	       *ret_bytes > 0;
 }

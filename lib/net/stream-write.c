@@ -44,7 +44,7 @@ struct kl_batch {
 	uint32_t room_segment; /* of the segments in the room, the last: it owns the memory */
 	char *room;            /* for copies */
 	size_t room_bytes;
-	struct kl_batch *next;       /* for layers */
+	struct kl_batch *next;       /* for layers; of one that is sent: what was interrupted */
 	struct cmsghdr *control;     /* for layers; mostly NULL */
 	struct msghdr message;
 	struct iovec first_vector[FIRST_SEGMENTS];
@@ -175,6 +175,25 @@ static int add_copy(struct kl_batch *batch, const void *data, size_t bytes)
 
 /* ---- sent and released ------------------------------------------------ */
 
+/* The file that is next to be sent, if what is next is a file: a segment without bytes. */
+static struct kl_file *get_file(const struct kl_batch *batch)
+{
+	const struct kl_segment_end *end = &batch->ends[batch->head];
+
+	return batch->head < batch->count && end->release == kl_file_end ? end->owner : NULL;
+}
+
+/* Segments that can leave as one: up to a file. There is at least one. */
+static unsigned count_segments(const struct kl_batch *batch)
+{
+	uint32_t i = batch->head;
+
+	do
+		i++;
+	while (i < batch->count && batch->ends[i].release != kl_file_end);
+	return i - batch->head;
+}
+
 static void end_segment(struct kloop_stream *stream, struct kl_batch *batch, int status)
 {
 	struct kl_segment_end end = batch->ends[batch->head];
@@ -193,7 +212,7 @@ static void advance(struct kloop_stream *stream, struct kl_batch *batch, size_t 
 {
 	struct iovec *segment;
 
-	while (batch->head < batch->count) {
+	while (batch->head < batch->count && !get_file(batch)) {
 		segment = &batch->vector[batch->head];
 		if (segment->iov_len > bytes) {
 			segment->iov_base = (char *)segment->iov_base + bytes;
@@ -209,21 +228,18 @@ static void advance(struct kloop_stream *stream, struct kl_batch *batch, size_t 
 void kl_stream_release_all(struct kloop_stream *stream, int status)
 {
 	struct kl_batch *batch;
-	int i;
 
 	if (stream->layer)
 		stream->layer->ops->release_all(stream, status);
-	for (i = 0; i < 2; i++) {
-		batch = i == 0 ? stream->out.sending : stream->pending;
-		if (!batch)
-			continue;
-		/* The stream takes no writes any more, so this comes to an end. */
+	/* The stream takes no writes any more, so this comes to an end. */
+	while (stream->out.sending || stream->pending) {
+		batch = stream->out.sending ? stream->out.sending : stream->pending;
 		while (batch->head < batch->count)
 			end_segment(stream, batch, status);
-		if (i == 0)
-			stream->out.sending = NULL;
-		else
+		if (batch == stream->pending)
 			stream->pending = NULL;
+		else
+			stream->out.sending = batch->next;
 		free_batch(batch);
 	}
 }
@@ -258,14 +274,10 @@ static void fill_message(struct kl_batch *batch, struct iovec *vector, unsigned 
 static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 {
 	struct iovec *vector = batch->vector + batch->head;
-	unsigned count = batch->count - batch->head;
+	unsigned count = count_segments(batch);
 	struct kloop_op *op = &stream->write_op;
 	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
-	/*
-	 * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself.
-	 * Its TLS refuses the flag.
-	 */
-	int flags = stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
+	int flags = kl_stream_get_send_flags(stream);
 
 	op->complete = send_done;
 	if (count > MAX_SEGMENTS)
@@ -283,29 +295,36 @@ static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 	return kloop_op_sendmsg(stream->loop, op, stream->fd, &batch->message, flags);
 }
 
-/* Have the batch in flight, or be done with it. */
+/* Have the next part of the batch in flight, or be done with it. */
 static void continue_send(struct kloop_stream *stream)
 {
-	struct kl_batch *batch = stream->out.sending;
+	struct kl_batch *batch;
+	struct kl_file *file;
 	int r;
 
-	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
-		return;
-	/* Empty writes have a release, but nothing for the kernel. */
-	while (batch->head < batch->count && batch->vector[batch->head].iov_len == 0)
-		end_segment(stream, batch, 0);
-	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
-		return;
-	if (batch->head == batch->count) {
-		stream->out.sending = NULL;
-		free_batch(batch);
-		if (stream->pending || (stream->layer && stream->layer->has_output))
-			kl_stream_schedule(stream);
-		return;
+	while ((batch = stream->out.sending)) {
+		if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+			return;
+		file = get_file(batch);
+		if (batch->head == batch->count) {
+			stream->out.sending = batch->next;
+			free_batch(batch);
+		} else if (file) {
+			if (!kl_file_run(stream, file))
+				return;
+			end_segment(stream, batch, kl_file_get_error(file));
+		} else if (batch->vector[batch->head].iov_len == 0) {
+			/* Empty writes have a release, but nothing for the kernel. */
+			end_segment(stream, batch, 0);
+		} else {
+			r = submit(stream, batch);
+			if (r < 0 && !kl_loop_is_closing(stream->loop))
+				kl_stream_fail(stream, r);
+			return;
+		}
 	}
-	r = submit(stream, batch);
-	if (r < 0 && !kl_loop_is_closing(stream->loop))
-		kl_stream_fail(stream, r);
+	if (stream->pending || (stream->layer && stream->layer->has_output))
+		kl_stream_schedule(stream);
 }
 
 static void writable_done(struct kloop_op *op, int32_t result, uint32_t flags)
@@ -358,18 +377,90 @@ static void send_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	kl_stream_leave(stream);
 }
 
+/* What is pending has a file at its head that the layer wants to read, and nothing is in flight. */
+static struct kl_file *get_wanted_file(const struct kloop_stream *stream)
+{
+	struct kl_file *file = stream->pending ? get_file(stream->pending) : NULL;
+
+	if (!file || stream->out.sending || kloop_op_is_active(&stream->write_op) ||
+	    kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+		return NULL;
+	return kl_file_is_wanted(file) ? file : NULL;
+}
+
+static void end_pending(struct kloop_stream *stream)
+{
+	struct kl_batch *batch = stream->pending;
+
+	if (batch->head < batch->count)
+		return;
+	stream->pending = NULL;
+	free_batch(batch);
+}
+
+/* The layer sends; where it needs a piece of a file, read that first. */
+static void run_layer(struct kloop_stream *stream)
+{
+	struct kl_file *file;
+
+	stream->layer->ops->run_write(stream);
+	while ((file = get_wanted_file(stream)) && kl_file_fill(stream, file)) {
+		end_segment(stream, stream->pending, kl_file_get_error(file));
+		end_pending(stream);
+		if (!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+			stream->layer->ops->run_write(stream);
+	}
+}
+
 void kl_stream_run_write(struct kloop_stream *stream)
 {
 	bool can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
 			!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
 
-	if (can_send && !stream->out.sending) {
+	/* A piece of a file is read by the same operation, while nothing is sent. */
+	if (can_send && !stream->out.sending && !kloop_op_is_active(&stream->write_op)) {
 		if (kl_stream_has(stream, KL_STREAM_WRITE_LAYER))
-			stream->layer->ops->run_write(stream);
+			run_layer(stream);
 		else if (stream->pending)
 			kl_stream_send_pending(stream);
 	}
 	tell_drain(stream);
+}
+
+/* ---- for files -------------------------------------------------------- */
+
+struct kl_file *kl_stream_get_file(struct kloop_stream *stream)
+{
+	struct kl_batch *batch = stream->out.sending ? stream->out.sending : stream->pending;
+
+	return batch ? get_file(batch) : NULL;
+}
+
+static struct kl_file *find_file(const struct kl_batch *batch, const void *owner)
+{
+	for (uint32_t i = batch->head; i < batch->count; i++)
+		if (batch->ends[i].release == kl_file_end &&
+		    kl_file_get_owner(batch->ends[i].owner) == owner)
+			return batch->ends[i].owner;
+	return NULL;
+}
+
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner)
+{
+	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
+	struct kl_batch *batch = connecting ? NULL : stream->out.sending;
+	struct kl_file *file = NULL;
+
+	for (; batch && !file; batch = batch->next)
+		file = find_file(batch, owner);
+	return file || !stream->pending ? file : find_file(stream->pending, owner);
+}
+
+void kl_stream_continue_write(struct kloop_stream *stream)
+{
+	if (stream->out.sending)
+		continue_send(stream);
+	kl_stream_run_write(stream);
 }
 
 /* ---- for layers ------------------------------------------------------- */
@@ -446,7 +537,9 @@ struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream)
 
 void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch)
 {
-	fill_message(batch, batch->vector + batch->head, batch->count - batch->head);
+	if (batch->head == batch->count || get_file(batch))
+		return;
+	fill_message(batch, batch->vector + batch->head, count_segments(batch));
 	(void)!sendmsg(stream->fd, &batch->message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	kl_loop_count_direct(stream->loop);
 }
@@ -454,6 +547,7 @@ void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch)
 void kl_stream_send(struct kloop_stream *stream, struct kl_batch *batch)
 {
 	stream->write_bytes += kl_batch_count_bytes(batch);
+	batch->next = stream->out.sending;
 	stream->out.sending = batch;
 	continue_send(stream);
 }
@@ -469,9 +563,14 @@ unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_da
 				size_t *ret_bytes)
 {
 	struct kl_batch *batch = stream->pending;
+	struct kl_file *file = batch ? get_file(batch) : NULL;
 
 	if (!batch)
 		return 0;
+	if (file) {
+		*ret_bytes = kl_file_peek(file, ret_data);
+		return *ret_bytes > 0 ? batch->count - batch->head : 0;
+	}
 	*ret_data = batch->vector[batch->head].iov_base;
 	*ret_bytes = batch->vector[batch->head].iov_len;
 	return batch->count - batch->head;
@@ -479,18 +578,19 @@ unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_da
 
 void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes)
 {
-	struct kl_batch *batch = stream->pending;
+	struct kl_file *file = get_file(stream->pending);
 
-	advance(stream, batch, bytes);
-	if (batch->head == batch->count) {
-		stream->pending = NULL;
-		free_batch(batch);
+	if (file) {
+		kl_file_skip(file, bytes);
+		return;
 	}
+	advance(stream, stream->pending, bytes);
+	end_pending(stream);
 }
 
 /* ---- public ----------------------------------------------------------- */
 
-static int check_write(const struct kloop_stream *stream, const void *data, size_t bytes)
+int kl_stream_check_write(const struct kloop_stream *stream, const void *data, size_t bytes)
 {
 	int r;
 
@@ -504,15 +604,12 @@ static int check_write(const struct kloop_stream *stream, const void *data, size
 	return kl_stream_has(stream, KL_STREAM_SHUT) ? -EPIPE : 0;
 }
 
-int kloop_stream_write(struct kloop_stream *stream, const void *data, size_t bytes,
-		       kloop_release_fn *release, void *owner)
+int kl_stream_add(struct kloop_stream *stream, const void *data, size_t bytes,
+		  kloop_release_fn *release, void *owner)
 {
-	struct kl_batch *batch;
-	int r = check_write(stream, data, bytes);
+	struct kl_batch *batch = stream->pending;
+	int r;
 
-	if (r < 0 || (bytes == 0 && !release))
-		return r;
-	batch = stream->pending;
 	if (!batch) {
 		size_t room = release ? 0 : bytes > FIRST_ROOM ? bytes : FIRST_ROOM;
 
@@ -534,10 +631,20 @@ int kloop_stream_write(struct kloop_stream *stream, const void *data, size_t byt
 	return 0;
 }
 
+int kloop_stream_write(struct kloop_stream *stream, const void *data, size_t bytes,
+		       kloop_release_fn *release, void *owner)
+{
+	int r = kl_stream_check_write(stream, data, bytes);
+
+	if (r < 0 || (bytes == 0 && !release))
+		return r;
+	return kl_stream_add(stream, data, bytes, release, owner);
+}
+
 ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data, size_t bytes)
 {
 	ssize_t result;
-	int r = check_write(stream, data, bytes);
+	int r = kl_stream_check_write(stream, data, bytes);
 
 	if (r < 0)
 		return r;

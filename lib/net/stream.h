@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /*
- * What the three files of the stream share: its struct and its states.
+ * What the files of the stream share: its struct and its states.
  *
  * stream.c owns life and death, stream-read.c the read path, stream-write.c
- * the write path. Rules that hold in all of them:
+ * the write path, stream-file.c the files in it. Rules that hold in all of them:
  *
  * - Public functions only set state, prepare operations and schedule the
  *   stream's defer; callbacks come from completions and from the defer, each
@@ -61,6 +61,7 @@ enum kl_stream_state {
 };
 
 struct kl_batch;  /* stream-write.c: what leaves as one send */
+struct kl_file;   /* stream-file.c: a file among what is written */
 struct kl_held;   /* stream-read.c: bytes that came while reading was stopped */
 struct kl_direct; /* stream-read.c: memory lent to a receive, with SQPOLL */
 
@@ -96,6 +97,21 @@ struct kl_layer_ops {
 	 * or kl_stream_send_pending().
 	 */
 	void (*run_write)(struct kloop_stream *stream);
+
+	/*
+	 * A file of about so many bytes is among what is written now. flags: of
+	 * enum kloop_send_file_flag. The one function that may be called outside
+	 * the bracket.
+	 */
+	void (*note_file)(struct kloop_stream *stream, uint64_t bytes, unsigned flags);
+
+	/*
+	 * With plain_write, in the middle of a file: nothing is in flight, and so
+	 * many bytes of it are next. Returns: whether they may go now; otherwise
+	 * the layer has sent something of its own by kl_stream_send(), behind
+	 * which it is asked again.
+	 */
+	bool (*run_file)(struct kloop_stream *stream, size_t bytes);
 
 	/*
 	 * All that was written is sent, and the writing direction is to end, for
@@ -162,6 +178,15 @@ static inline bool kl_stream_has_queue(const struct kloop_stream *stream)
 {
 	return stream->pending || (stream->layer && stream->layer->has_output) ||
 	       (!kl_stream_has(stream, KL_STREAM_CONNECTING) && stream->out.sending);
+}
+
+/*
+ * MSG_WAITALL: since 5.19 the kernel goes on after a short send by itself. Its
+ * TLS refuses the flag.
+ */
+static inline int kl_stream_get_send_flags(const struct kloop_stream *stream)
+{
+	return stream->layer && stream->layer->plain_write ? 0 : MSG_WAITALL;
 }
 
 /* May bytes go to the owner now, without overtaking others? */
@@ -232,6 +257,22 @@ void kl_stream_run_write(struct kloop_stream *stream);
 /* Release everything queued. Nothing may be in flight. */
 void kl_stream_release_all(struct kloop_stream *stream, int status);
 
+/* Go on after an operation of a file. */
+void kl_stream_continue_write(struct kloop_stream *stream);
+
+/* The file whose operation is in flight; NULL if something else is. */
+struct kl_file *kl_stream_get_file(struct kloop_stream *stream);
+
+/* The first file of this owner among what is written; NULL if there is none. */
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner);
+
+/* For what is written: 0, or why nothing may be. */
+int kl_stream_check_write(const struct kloop_stream *stream, const void *data, size_t bytes);
+
+/* Queue a write, as kloop_stream_write() after its checks. */
+int kl_stream_add(struct kloop_stream *stream, const void *data, size_t bytes,
+		  kloop_release_fn *release, void *owner);
+
 /* For layers. */
 
 /*
@@ -262,7 +303,7 @@ struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream);
  */
 void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch);
 
-/* Send a batch; nothing may be in flight. */
+/* Send a batch; nothing may be in flight. A file that it interrupts goes on behind it. */
 void kl_stream_send(struct kloop_stream *stream, struct kl_batch *batch);
 
 /* Send what is written as it is; nothing may be in flight. */
@@ -270,12 +311,37 @@ void kl_stream_send_pending(struct kloop_stream *stream);
 
 /*
  * The first bytes that are written and not sent; returns how many segments
- * there are, 0 for none.
+ * there are, 0 for none, or none yet: of a file the next piece must be read
+ * first, which the stream does if nothing else is sent.
  */
 unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_data,
 				size_t *ret_bytes);
 
 /* So many of them are dealt with; calls releases. */
 void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes);
+
+/* stream-file.c; a file stands in a batch as an empty segment with kl_file_end() */
+
+/* Its release: tell the owner, and free it. */
+void kl_file_end(void *owner, int status, void *user);
+
+/*
+ * Nothing is in flight: have the next operation that sends the file as it is.
+ * Returns: whether the file is done instead, with kl_file_get_error().
+ */
+bool kl_file_run(struct kloop_stream *stream, struct kl_file *file);
+
+/* For a layer: have the next piece read into memory. Returns: as kl_file_run(). */
+bool kl_file_fill(struct kloop_stream *stream, struct kl_file *file);
+
+/* What kept the file from being read, or 0. */
+int kl_file_get_error(const struct kl_file *file);
+
+/* The piece that is in memory: how many bytes, 0 for none, which is then wanted. */
+size_t kl_file_peek(struct kl_file *file, const void **ret_data);
+void kl_file_skip(struct kl_file *file, size_t bytes);
+bool kl_file_is_wanted(const struct kl_file *file);
+
+const void *kl_file_get_owner(const struct kl_file *file);
 
 #endif

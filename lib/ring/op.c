@@ -259,6 +259,22 @@ int kloop_op_shutdown(struct kloop_loop *loop, struct kloop_op *op, int fd, int 
 	return 0;
 }
 
+int kl_op_splice(struct kloop_loop *loop, struct kloop_op *op, int from, uint64_t offset, int to,
+		 size_t bytes)
+{
+	struct io_uring_sqe *sqe;
+	int ret;
+
+	if (bytes > MAX_TRANSFER)
+		return -EINVAL;
+	ret = prepare(loop, op, &sqe);
+	if (ret < 0)
+		return ret;
+	io_uring_prep_splice(sqe, from, (int64_t)offset, to, -1, (unsigned)bytes, 0);
+	kl_op_activate(loop, op, sqe, 0);
+	return 0;
+}
+
 int kloop_op_close(struct kloop_loop *loop, struct kloop_op *op, int fd)
 {
 	int ret = kl_loop_check(loop);

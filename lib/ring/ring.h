@@ -91,6 +91,15 @@ void kl_loop_count_direct(struct kloop_loop *loop);
 void kl_op_set_internal(struct kloop_op *op);
 
 /*
+ * splice(2) from one descriptor to another, one of them a pipe. offset: in the
+ * first, or UINT64_MAX for a pipe. A thread of the kernel does it, always.
+ *
+ * Returns: as the functions of kloop/op.h.
+ */
+int kl_op_splice(struct kloop_loop *loop, struct kloop_op *op, int from, uint64_t offset, int to,
+		 size_t bytes);
+
+/*
  * Submit without the checks of the public functions, for code that runs inside
  * a turn anyway, and during the loop's end (a close, a cancel). These return
  * only 0 or -ENOMEM.

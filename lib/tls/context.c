@@ -136,8 +136,7 @@ struct kloop_tls_context *kloop_tls_context_unref(struct kloop_tls_context *cont
 
 void kl_tls_context_complete(struct kloop_tls_context *context)
 {
-	if (!context->system_trust ||
-	    SSL_CTX_get_verify_mode(context->ssl_ctx) == SSL_VERIFY_NONE)
+	if (!context->system_trust || SSL_CTX_get_verify_mode(context->ssl_ctx) == SSL_VERIFY_NONE)
 		return;
 	context->system_trust = false;
 	/* What cannot be read is not trusted: connections fail, and say why. */
@@ -337,8 +336,7 @@ static bool is_resumed_from_elsewhere(const SSL *ssl, const char *name)
 	const SSL_SESSION *session = SSL_get_session(ssl);
 	const char *former;
 
-	if (!session || !SSL_session_reused(ssl) ||
-	    !(SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER))
+	if (!session || !SSL_session_reused(ssl) || !(SSL_get_verify_mode(ssl) & SSL_VERIFY_PEER))
 		return false;
 	former = SSL_SESSION_get0_hostname(session);
 	return former && name ? strcmp(former, name) != 0 : former != name;
@@ -449,7 +447,8 @@ int kloop_tls_context_set_ticket_count(struct kloop_tls_context *context, unsign
 
 int kloop_tls_context_set_ktls(struct kloop_tls_context *context, enum kloop_ktls_mode mode)
 {
-	if (!context || (mode != KLOOP_KTLS_OFF && mode != KLOOP_KTLS_AUTO && mode != KLOOP_KTLS_ON))
+	if (!context ||
+	    (mode != KLOOP_KTLS_OFF && mode != KLOOP_KTLS_AUTO && mode != KLOOP_KTLS_ON))
 		return -EINVAL;
 	context->ktls_mode = mode;
 	return 0;

@@ -11,8 +11,13 @@
 #define GATHER_MAX ((size_t)8 << 10)
 /* What a record adds, with room to spare: header, nonce, tag, inner type. */
 #define RECORD_OVERHEAD 64
-/* From here on a read is worth asking the owner for memory. */
-#define ASK_MIN ((size_t)32 << 10)
+/* From here on a read is worth asking the owner for memory: it saves a copy. */
+#define ASK_MIN ((size_t)4 << 10)
+/*
+ * A connection that has read so often is busy: OpenSSL then keeps its buffers,
+ * 16 KiB each way, instead of getting them anew for each record.
+ */
+#define BUSY_READS 16
 /*
  * Records with one AES-GCM key: RFC 8446 (5.5) and RFC 9846 allow 2^24.5 full
  * ones.
@@ -73,7 +78,7 @@ static void *get_buffer(struct kloop_tls *tls, size_t expected, size_t *ret_byte
 {
 	void *buffer;
 
-	if (expected >= ASK_MIN && !kl_stream_has(tls->stream, KL_STREAM_CLOSING) &&
+	if (expected >= ASK_MIN &&
 	    kl_stream_ask_owner(tls->stream, expected, &buffer, ret_bytes))
 		return buffer;
 	return kl_loop_get_hot_buffer(tls->stream->loop, KL_HOT_PLAIN, ret_bytes);
@@ -109,6 +114,8 @@ void kl_tls_pump(struct kloop_tls *tls)
 	void *buffer;
 	int error;
 
+	if (tls->reads < BUSY_READS && ++tls->reads == BUSY_READS)
+		SSL_clear_mode(tls->ssl, SSL_MODE_RELEASE_BUFFERS);
 	while (reads(tls) && (kl_tls_has_input(tls) || SSL_pending(tls->ssl))) {
 		buffer = get_buffer(tls, estimate(tls), &capacity);
 		if (!reads(tls))

@@ -164,7 +164,8 @@ static unsigned long take_error(bool *ret_no_memory)
 static void compose_text(struct kloop_tls *tls)
 {
 	const char *what = kloop_strerror(tls->error);
-	const char *reason = tls->openssl_error ? ERR_reason_error_string(tls->openssl_error) : NULL;
+	const char *reason = tls->openssl_error ? ERR_reason_error_string(tls->openssl_error) :
+						  NULL;
 	long verified = SSL_get_verify_result(tls->ssl);
 
 	if (tls->error == KLOOP_ERROR_TLS_ALERT)

@@ -274,16 +274,18 @@ static int expand_label(const uint8_t *secret, size_t secret_bytes, bool sha384,
 	return derive("HKDF", params, out, bytes);
 }
 
-/* TLS 1.3: the traffic key and IV of a secret (RFC 8446, 7.3). */
-static int expand_keys(struct kl_tls_key *key)
+int kl_tls_key_expand(struct kl_tls_key *key)
 {
-	int r = expand_label(key->secret, key->secret_bytes, key->sha384, "key", key->key,
-			     key->key_bytes);
+	int r;
 
-	if (r < 0)
-		return r;
-	return expand_label(key->secret, key->secret_bytes, key->sha384, "iv", key->iv,
-			    sizeof(key->iv));
+	ERR_set_mark();
+	r = expand_label(key->secret, key->secret_bytes, key->sha384, "key", key->key,
+			 key->key_bytes);
+	if (r == 0)
+		r = expand_label(key->secret, key->secret_bytes, key->sha384, "iv", key->iv,
+				 sizeof(key->iv));
+	ERR_pop_to_mark();
+	return r;
 }
 
 static int derive_from_secret(struct kl_tls_key *key, const struct kl_tls_secrets *secrets,
@@ -296,7 +298,7 @@ static int derive_from_secret(struct kl_tls_key *key, const struct kl_tls_secret
 		return KLOOP_ERROR_KTLS_SECRETS;
 	memcpy(key->secret, of_client ? secrets->client : secrets->server, bytes);
 	key->secret_bytes = (uint8_t)bytes;
-	return expand_keys(key);
+	return kl_tls_key_expand(key);
 }
 
 /*
@@ -393,7 +395,7 @@ int kl_tls_key_update(struct kl_tls_key *key)
 		r = expand_label(key->secret, key->secret_bytes, key->sha384, "traffic upd",
 				 next.secret, next.secret_bytes);
 	if (r == 0)
-		r = expand_keys(&next);
+		r = kl_tls_key_expand(&next);
 	ERR_pop_to_mark();
 	if (r == 0) {
 		next.sequence = 0;

@@ -83,6 +83,12 @@ int kl_tls_key_derive(struct kl_tls_key *key, SSL *ssl, const struct kl_tls_secr
 		      bool of_client);
 
 /*
+ * TLS 1.3: key and iv of key->secret (RFC 8446, 7.3). Returns: 0;
+ * KLOOP_ERROR_TLS_LIBRARY.
+ */
+int kl_tls_key_expand(struct kl_tls_key *key);
+
+/*
  * TLS 1.3: the next generation (RFC 8446, 7.2), sequence 0.
  *
  * Returns: 0; KLOOP_ERROR_TLS_LIBRARY, also for TLS 1.2; the key is unchanged then.

@@ -286,12 +286,15 @@ void kl_ktls_put_type(struct msghdr *message, void *control, uint8_t type)
 
 int kl_ktls_get_type(struct msghdr *message)
 {
-	const unsigned char *end = (unsigned char *)message->msg_control + message->msg_controllen;
 	struct cmsghdr *header;
+	size_t offset;
 
-	for (header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header))
+	for (header = CMSG_FIRSTHDR(message); header; header = CMSG_NXTHDR(message, header)) {
+		offset = (size_t)((char *)header - (char *)message->msg_control);
 		if (header->cmsg_level == SOL_TLS && header->cmsg_type == TLS_GET_RECORD_TYPE &&
-		    header->cmsg_len >= CMSG_LEN(sizeof(unsigned char)) && CMSG_DATA(header) < end)
+		    header->cmsg_len >= CMSG_LEN(sizeof(unsigned char)) &&
+		    header->cmsg_len <= message->msg_controllen - offset)
 			return *CMSG_DATA(header);
+	}
 	return -1;
 }

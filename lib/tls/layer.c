@@ -10,7 +10,8 @@
 void kl_tls_enter_ssl(struct kloop_tls *tls)
 {
 	/* What others left there would be taken for the reason of a failure. */
-	ERR_clear_error();
+	if (ERR_peek_error())
+		ERR_clear_error();
 	tls->state |= KL_TLS_IN_SSL;
 }
 
@@ -22,9 +23,14 @@ int kl_tls_leave_ssl(struct kloop_tls *tls)
 	return tls->out_error;
 }
 
+void kl_tls_note_output(struct kloop_tls *tls)
+{
+	tls->layer.has_output = tls->out || tls->controls || kl_tls_has(tls, KL_TLS_SEND_REKEY);
+}
+
 void kl_tls_flush(struct kloop_tls *tls)
 {
-	tls->layer.has_output = tls->out || tls->controls;
+	kl_tls_note_output(tls);
 	if (tls->stream && tls->layer.has_output)
 		kl_stream_schedule(tls->stream);
 }
@@ -245,13 +251,24 @@ static void run_write(struct kloop_stream *stream)
 		return;
 	if (batch) {
 		tls->out = NULL;
-		tls->layer.has_output = tls->controls;
+		kl_tls_note_output(tls);
 		kl_stream_send(stream, batch);
 	} else if (kl_tls_has(tls, KL_TLS_SEND_KERNEL) && kl_tls_offload_run_write(tls) &&
 		   stream->pending) {
 		kl_tls_offload_count(tls, kl_batch_count_bytes(stream->pending));
 		kl_stream_send_pending(stream);
 	}
+}
+
+static void note_file(struct kloop_stream *stream, uint64_t bytes, unsigned flags)
+{
+	kl_tls_offload_note_file(kl_tls_of_layer(stream->layer), bytes,
+				 flags & KLOOP_SEND_FILE_ZERO_COPY);
+}
+
+static bool run_file(struct kloop_stream *stream, size_t bytes)
+{
+	return kl_tls_offload_run_file(kl_tls_of_layer(stream->layer), bytes);
 }
 
 static void send_close(struct kloop_tls *tls)
@@ -310,6 +327,7 @@ static void release_all(struct kloop_stream *stream, int status)
 			tls->controls = kl_batch_get_next(batch);
 		kl_batch_drop(stream, batch, status);
 	}
+	tls->state &= ~(uint32_t)KL_TLS_SEND_REKEY;
 	tls->layer.has_output = false;
 }
 
@@ -329,6 +347,8 @@ static const struct kl_layer_ops layer_ops = {
 	.end_receive = end_receive,
 	.run_read = run_read,
 	.run_write = run_write,
+	.note_file = note_file,
+	.run_file = run_file,
 	.end_write = end_write,
 	.release_all = release_all,
 	.tell_failure = tell_failure,

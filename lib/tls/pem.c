@@ -40,10 +40,10 @@ static int make_room(struct content *content)
 {
 	struct content larger = { .bytes = content->bytes };
 
-	if (content->capacity - content->bytes >= READ_AT_LEAST)
-		return 0;
 	if (content->bytes > FILE_MAX)
 		return -EFBIG;
+	if (content->capacity - content->bytes >= READ_AT_LEAST)
+		return 0;
 	larger.capacity = 2 * (content->bytes + READ_AT_LEAST);
 	larger.data = kl_malloc(larger.capacity);
 	if (!larger.data)

@@ -54,8 +54,8 @@ static void prepare_ssl(SSL *ssl)
 	SSL_clear_options(ssl, SSL_OP_ENABLE_KTLS);
 	/*
 	 * RELEASE_BUFFERS: between two records a connection holds no buffers for
-	 * them, which are 16 KiB for each direction. It costs an allocation for
-	 * each record, little beside its encryption; and most connections are idle.
+	 * them, which are 16 KiB for each direction. Most connections are idle;
+	 * kl_tls_pump() takes it back from those that are not.
 	 */
 	SSL_set_mode(ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 				  SSL_MODE_RELEASE_BUFFERS);
@@ -133,6 +133,12 @@ int kloop_tls_new_wrap(SSL *ssl, struct kloop_tls **ret_tls)
 void kl_tls_destroy(struct kloop_tls *tls)
 {
 	kl_tls_offload_free(tls);
+	/*
+	 * OpenSSL spoils the ticket of a connection that ends without close_notify,
+	 * as old versions of TLS had it; since 1.1 it may be used (RFC 4346, 7.2.1).
+	 */
+	if (tls->context)
+		SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
 	/* Others may hold the object still: nothing of it leads to us any more. */
 	kl_tls_attach_ssl(tls->ssl, NULL);
 	SSL_set_bio(tls->ssl, NULL, NULL);
@@ -233,8 +239,8 @@ int kloop_tls_set_name(struct kloop_tls *tls, const char *name)
 	bytes = parse_ip(name, address);
 	if (bytes > 0 || name[0] == '\0') {
 		clear_name(tls);
-		if (bytes > 0 && X509_VERIFY_PARAM_set1_ip(SSL_get0_param(tls->ssl), address,
-							   bytes) != 1)
+		if (bytes > 0 &&
+		    X509_VERIFY_PARAM_set1_ip(SSL_get0_param(tls->ssl), address, bytes) != 1)
 			r = -ENOMEM;
 	} else {
 		r = set_host(tls, name);

@@ -48,6 +48,7 @@ enum kl_tls_state {
 	KL_TLS_WANT_SEND = 1 << 12,
 	KL_TLS_WANT_RECEIVE = 1 << 13,
 	KL_TLS_SEND_REKEY = 1 << 14, /* a KeyUpdate is on its way to the kernel; its key comes next */
+	KL_TLS_ZERO_COPY = 1 << 15,  /* the kernel is to be told that files do not change */
 	KL_TLS_TIMED = 1 << 16,      /* the timer bounds the end, not the handshake */
 	KL_TLS_RENEWED = 1 << 17,    /* keys changed before they could be told to the kernel */
 
@@ -92,6 +93,7 @@ struct kloop_tls {
 	SSL *ssl;
 	uint32_t state;     /* enum kl_tls_state */
 	uint8_t ktls_mode;  /* enum kloop_ktls_mode */
+	uint8_t reads;      /* of data, up to BUSY_READS */
 	kloop_tls_step_fn *step;
 	void *step_user;
 	kloop_tls_handshake_fn *on_handshake;
@@ -221,6 +223,9 @@ void kl_tls_enter_ssl(struct kloop_tls *tls);
 /* After it: returns 0, or what kept its output from being gathered. */
 int kl_tls_leave_ssl(struct kloop_tls *tls);
 
+/* Set layer.has_output as things stand. */
+void kl_tls_note_output(struct kloop_tls *tls);
+
 /* Something is to be sent: have the stream look. */
 void kl_tls_flush(struct kloop_tls *tls);
 
@@ -263,6 +268,12 @@ bool kl_tls_offload_control(struct kloop_tls *tls, int error);
 
 /* OpenSSL wrote bytes while the kernel sends: hand the records over. Returns: 0 or a failure. */
 int kl_tls_offload_output(struct kloop_tls *tls, const uint8_t *data, size_t bytes);
+
+/* A file of so many bytes is to be sent: does it pay to move? */
+void kl_tls_offload_note_file(struct kloop_tls *tls, uint64_t bytes, bool zero_copy);
+
+/* So many bytes of a file go to the kernel next. Returns: as kl_tls_offload_run_write(). */
+bool kl_tls_offload_run_file(struct kloop_tls *tls, size_t bytes);
 
 /* What is to be sent before data: a control record, a new key. Returns: whether data may follow. */
 bool kl_tls_offload_run_write(struct kloop_tls *tls);

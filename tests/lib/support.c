@@ -37,6 +37,11 @@ bool kt_under_valgrind(void)
 	return preload && strstr(preload, "vgpreload");
 }
 
+int kt_patience_ms(void)
+{
+	return getenv("KLOOP_TEST_VM") ? 80000 : 20000;
+}
+
 struct kloop_loop *kt_loop_new(const struct kloop_loop_options *options)
 {
 	struct kloop_loop *loop = NULL;

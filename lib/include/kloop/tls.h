@@ -73,8 +73,12 @@ enum kloop_tls_direction {
 /*
  * Make a context with safe defaults: TLS 1.2 or newer, no compression, no
  * renegotiation; clients require a trusted certificate that fits the name, by
- * the system's trust store; servers ask for none, and need a certificate of
- * their own.
+ * the system's trust store; servers ask for none, trust nobody until they are
+ * told whom, and need a certificate of their own.
+ *
+ * The system's trust store is read once, with the first session of a client's
+ * context that was given no trust of its own; that takes tens of milliseconds.
+ * A store that cannot be read trusts nobody, and is no error here.
  *
  * A context is complete before the first session is made of it; later changes
  * are for later sessions.
@@ -186,9 +190,13 @@ KLOOP_EXPORT int kloop_tls_context_set_alpn(struct kloop_tls_context *context,
 /*
  * A client named the server it wants (SNI, RFC 6066): answer with
  * kloop_tls_use_context(), or do nothing to have the context's own certificate
- * used.
+ * used. It is called once for a handshake, and first of all that depends on
+ * the name.
  *
  * name: as the client sent it, valid during the call; NULL if it named none.
+ * In a resumed connection of TLS 1.2, the name of the first one. In TLS 1.3 a
+ * ticket that was given to another name ends the handshake with the alert
+ * access_denied where clients are verified.
  *
  * Returns: 0 to go on; a negative value ends the handshake with the alert
  * unrecognized_name.
@@ -241,11 +249,10 @@ KLOOP_EXPORT int kloop_tls_context_set_ktls(struct kloop_tls_context *context,
  * OpenSSL's context, for what has no function here.
  *
  * Ownership: the context's. Do not replace its servername, ALPN, keylog and
- * info callbacks nor its application data.
+ * info callbacks.
  * Since: 0.1.
  */
-KLOOP_EXPORT struct ssl_ctx_st *
-kloop_tls_context_get_ssl_ctx(struct kloop_tls_context *context);
+KLOOP_EXPORT struct ssl_ctx_st *kloop_tls_context_get_ssl_ctx(struct kloop_tls_context *context);
 
 /* ---- sessions, before they start -------------------------------------- */
 
@@ -280,25 +287,33 @@ KLOOP_EXPORT int kloop_tls_new_wrap(struct ssl_st *ssl,
 KLOOP_EXPORT void kloop_tls_free(struct kloop_tls *tls);
 
 /*
- * Name the server that a client wants: sent to it (SNI) and compared with its
- * certificate. An IP address is compared, and not sent.
+ * Name the server that a client wants: sent to it (SNI) and compared with the
+ * names in its certificate, where a wildcard stands for one whole label. An IP
+ * address is compared, and not sent.
  *
- * Without a name a client's handshake fails, unless verification is off.
+ * Without a name a client's handshake fails with KLOOP_ERROR_TLS_VERIFY before
+ * anything is sent, unless verification is off.
  *
- * name: copied; "" switches both off.
+ * name: in ASCII (IDNA's A-labels), a dot at the end is ignored; copied. ""
+ * switches both off. A ticket that was set is dropped.
  *
- * Returns: 0; -EINVAL, also for a server or for a name of over 255 bytes;
- * -ENOMEM.
+ * Returns: 0; -EINVAL, also for a server, for what is no host name, and for a
+ * name of over 255 bytes; -ENOMEM.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_tls_set_name(struct kloop_tls *tls, const char *name) KLOOP_MUST_CHECK;
 
 /*
  * Resume a former session of a client (one round trip less of arithmetic): the
- * server may refuse, and a full handshake follows.
+ * server may refuse, and a full handshake follows. To be called after
+ * kloop_tls_set_name().
+ *
+ * A resumed session is not verified again. So, unless verification is off, the
+ * ticket must come from a session that was verified, and for the same name.
  *
  * Ownership: the ticket stays the caller's.
- * Returns: 0; -EINVAL.
+ * Returns: 0; -EINVAL, also for a server, for a ticket that does not fit, and
+ * if it has started.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_tls_set_ticket(struct kloop_tls *tls,
@@ -320,7 +335,7 @@ KLOOP_EXPORT int kloop_tls_set_ticket(struct kloop_tls *tls,
 KLOOP_EXPORT int kloop_tls_set_timeouts(struct kloop_tls *tls, uint64_t handshake_ns,
 					uint64_t shutdown_ns) KLOOP_MUST_CHECK;
 
-/* When encryption moves into the kernel. Returns: 0; -EINVAL. Since: 0.1. */
+/* When encryption moves into the kernel. Returns: 0; -EINVAL if it has started. Since: 0.1. */
 KLOOP_EXPORT int kloop_tls_set_ktls(struct kloop_tls *tls,
 				    enum kloop_ktls_mode mode) KLOOP_MUST_CHECK;
 
@@ -396,7 +411,13 @@ KLOOP_EXPORT struct kloop_tls *kloop_tls_get(const struct kloop_stream *stream);
 
 /* ---- sessions --------------------------------------------------------- */
 
-/* In a name function: take certificates, trust and verification of another context. */
+/*
+ * In a name function: take certificates, trust, verification and application
+ * protocols of another context. Versions and ciphers stay.
+ *
+ * Returns: 0; -EINVAL, also elsewhere and for a client's context; -ENOMEM.
+ * Since: 0.1.
+ */
 KLOOP_EXPORT int kloop_tls_use_context(struct kloop_tls *tls,
 				       struct kloop_tls_context *context) KLOOP_MUST_CHECK;
 
@@ -427,7 +448,8 @@ KLOOP_EXPORT bool kloop_tls_is_resumed(const struct kloop_tls *tls);
  *
  * buffer: NULL to ask for the size alone. capacity: its bytes.
  *
- * Returns: the size; -ENOENT if the peer has none; -EMSGSIZE if it does not fit.
+ * Returns: the size; -ENOENT if the peer has none, and before the handshake;
+ * -EMSGSIZE if it does not fit; -EINVAL; -ENOMEM.
  * Since: 0.1.
  */
 KLOOP_EXPORT ptrdiff_t kloop_tls_copy_peer_certificate(const struct kloop_tls *tls, void *buffer,
@@ -438,7 +460,8 @@ KLOOP_EXPORT ptrdiff_t kloop_tls_copy_peer_certificate(const struct kloop_tls *t
  * after the handshake; the first data of the peer brings them along.
  *
  * Ownership: the caller's; freed by kloop_tls_ticket_free().
- * Returns: 0; -ENOENT if the server gave none so far; -EINVAL; -ENOMEM.
+ * Returns: 0; -ENOENT if the server gave none so far; -EINVAL, also for a
+ * server; -ENOMEM.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_tls_get_ticket(const struct kloop_tls *tls,
