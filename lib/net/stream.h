@@ -3,7 +3,7 @@
  * What the files of the stream share: its struct and its states.
  *
  * stream.c owns life and death, stream-read.c the read path, stream-write.c
- * the write path, stream-file.c the files in it. Rules that hold in all of them:
+ * the write path, stream-batch.c its memory, stream-file.c the files in it. Rules that hold in all of them:
  *
  * - Public functions only set state, prepare operations and schedule the
  *   stream's defer; callbacks come from completions and from the defer, each
@@ -60,7 +60,7 @@ enum kl_stream_state {
 	KL_STREAM_OVER = KL_STREAM_FAILED | KL_STREAM_CLOSING,
 };
 
-struct kl_batch;  /* stream-write.c: what leaves as one send */
+struct kl_batch;  /* stream-batch.c: what leaves as one send */
 struct kl_file;   /* stream-file.c: a file among what is written */
 struct kl_held;   /* stream-read.c: bytes that came while reading was stopped */
 struct kl_direct; /* stream-read.c: memory lent to a receive, with SQPOLL */
