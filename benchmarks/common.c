@@ -75,7 +75,7 @@ unsigned long kl_bench_number(const char *option, const char *text, unsigned lon
 static void usage(void)
 {
 	kl_bench_die("usage: [--port N] [--congestion NAME] [--lifetime SECONDS] [--sqpoll] "
-		     "[--sqpoll-cpu N] [--stats]");
+		     "[--sqpoll-cpu N] [--stats] [--certificate FILE --key FILE]");
 }
 
 void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
@@ -87,6 +87,8 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 		{"sqpoll", no_argument, NULL, 's'},
 		{"sqpoll-cpu", required_argument, NULL, 'u'},
 		{"stats", no_argument, NULL, 't'},
+		{"certificate", required_argument, NULL, 'e'},
+		{"key", required_argument, NULL, 'k'},
 		{NULL, 0, NULL, 0},
 	};
 	struct kl_bench_options options = {
@@ -117,11 +119,17 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 		case 't':
 			options.stats = true;
 			break;
+		case 'e':
+			options.certificate = optarg;
+			break;
+		case 'k':
+			options.key = optarg;
+			break;
 		default:
 			usage();
 		}
 	}
-	if (optind != argc)
+	if (optind != argc || (options.certificate == NULL) != (options.key == NULL))
 		usage();
 	*ret_options = options;
 }

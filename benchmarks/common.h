@@ -21,7 +21,7 @@
 #define KL_BENCH_HOT_BYTES (256 * 1024)
 #define KL_BENCH_HOT_ALIGNMENT 4096
 
-/* What every server understands; only echo_kloop does anything with SQPOLL. */
+/* What every server understands; only echo_kloop does anything with SQPOLL, and few with TLS. */
 struct kl_bench_options {
 	uint16_t port;          /* 0: any */
 	const char *congestion; /* the wanted congestion control */
@@ -29,6 +29,9 @@ struct kl_bench_options {
 	bool sqpoll;
 	int sqpoll_cpu; /* -1: not pinned */
 	bool stats;     /* print counters at the end */
+	/* PEM files; NULL: no TLS */
+	const char *certificate;
+	const char *key;
 };
 
 /* Print "program: text" and exit with status 1. */

@@ -6,7 +6,8 @@
  * which is lent to the write and given back by its release; large ones, which
  * arrive in the library's hot buffer, are sent at once, and only what the
  * socket does not take is copied. A peer that does not read its echo is not
- * read from either.
+ * read from either. With --certificate and --key it speaks TLS 1.3, whose
+ * plaintext comes and goes by the same functions.
  */
 #include "common.h"
 
@@ -20,6 +21,8 @@
 /* From this size on a system call of its own is cheaper than to queue. */
 #define LARGE_BYTES (32 * 1024)
 #define HIGH_BYTES (64 * 1024)
+
+static struct kloop_tls_context *tls_context; /* NULL: no TLS */
 
 static void check(int result, const char *what)
 {
@@ -114,9 +117,14 @@ static const struct kloop_stream_handlers stream_handlers = {
 static void on_accept(struct kloop_listener *listener, int fd, void *user)
 {
 	struct kloop_stream *stream;
+	struct kloop_tls *tls;
 
 	(void)listener;
 	check(kloop_stream_new(user, fd, 0, &stream_handlers, user, &stream), "kloop_stream_new");
+	if (tls_context != NULL) {
+		check(kloop_tls_new(tls_context, &tls), "kloop_tls_new");
+		check(kloop_tls_start(tls, stream, NULL), "kloop_tls_start");
+	}
 	check_stream(stream, kloop_stream_start_read(stream));
 }
 
@@ -161,6 +169,14 @@ static struct kloop_loop *make_loop(const struct kl_bench_options *options)
 	return loop;
 }
 
+static void make_tls_context(const struct kl_bench_options *options)
+{
+	check(kloop_tls_context_new(KLOOP_TLS_SERVER, &tls_context), "kloop_tls_context_new");
+	check(kloop_tls_context_set_versions(tls_context, KLOOP_TLS_1_3, 0), "versions");
+	check(kloop_tls_context_load_certificate(tls_context, options->certificate, options->key),
+	      options->certificate);
+}
+
 static void print_stats(const struct kloop_loop *loop)
 {
 	struct kloop_stats stats;
@@ -183,6 +199,8 @@ int main(int argc, char **argv)
 
 	kl_bench_parse(argc, argv, &options);
 	loop = make_loop(&options);
+	if (options.certificate != NULL)
+		make_tls_context(&options);
 	check(kloop_signal_new(loop, SIGTERM, on_signal, loop, &terminated), "kloop_signal_new");
 	fd = kl_bench_listen(&options);
 	check(kloop_listener_new(loop, fd, 0, &listener_handlers, loop, &listener),
@@ -192,5 +210,6 @@ int main(int argc, char **argv)
 		print_stats(loop);
 	/* What is still open ends with the process; that is all this one serves for. */
 	kloop_signal_free(terminated);
+	kloop_tls_context_unref(tls_context);
 	return 0;
 }
