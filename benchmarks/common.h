@@ -58,4 +58,7 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 /* Listen on the loopback address, non-blocking, and say so on stdout. Dies on failure. */
 int kl_bench_listen(const struct kl_bench_options *options);
 
+/* The same without a word, and without limits on the process. */
+int kl_bench_listen_quiet(const struct kl_bench_options *options);
+
 #endif
