@@ -63,6 +63,8 @@ class Series:
     costs: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     error: str | None = None
+    #: Version and cipher of TLS.
+    cipher: str | None = None
 
     @property
     def median(self) -> float | None:
@@ -239,6 +241,8 @@ def _add_sample(series: Series, cell: Cell, result: dict[str, Any]) -> None:
     count = result["messages" if cell.mode in ("echo", "download") else "connections"]
     series.costs.append(result["cpu_ns"] / count / 1000)
     series.rates.append(count / (result["wall_ns"] / 1e9))
+    if "cipher" in result:
+        series.cipher = f"{result['version']}, {result['cipher']}"
 
 
 class _Servers:

@@ -19,6 +19,7 @@
 #include <inttypes.h>
 #include <kloop.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -322,14 +323,17 @@ static void tcp_pair(int *ret_server, int *ret_client)
 	struct sockaddr_in address;
 	socklen_t bytes = sizeof(address);
 	int listener = kl_bench_listen_quiet(&options);
+	struct pollfd waiting = {.fd = listener, .events = POLLIN};
 
+	*ret_server = -1;
 	*ret_client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (*ret_client < 0 || getsockname(listener, (struct sockaddr *)&address, &bytes) < 0)
 		kl_bench_die("socket: %s", strerror(errno));
 	kl_bench_set_congestion(*ret_client, options.congestion);
 	if (connect(*ret_client, (struct sockaddr *)&address, bytes) < 0)
 		kl_bench_die("connect: %s", strerror(errno));
-	*ret_server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	if (poll(&waiting, 1, -1) == 1)
+		*ret_server = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 	if (*ret_server < 0)
 		kl_bench_die("accept: %s", strerror(errno));
 	close(listener);
