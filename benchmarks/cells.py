@@ -17,6 +17,8 @@ class Variant:
     #: The C program in the build directory.
     program: str | None = None
     sqpoll: bool = False
+    #: Not a server: the program measures itself (openssl_alone).
+    alone: bool = False
     #: Measured only when asked for by name.
     optional: bool = False
 
@@ -31,7 +33,17 @@ VARIANTS: list[Variant] = [
             optional=True),
     Variant("c-uring", "C liburing", program="echo_uring"),
     Variant("c-epoll", "C epoll", program="echo_epoll"),
+    Variant("c-openssl", "C OpenSSL, epoll", program="echo_openssl"),
+    Variant("openssl", "OpenSSL alone", program="openssl_alone", alone=True),
 ]
+
+
+#: Of the cells that send files.
+LARGEST_FILE = 64 * 1024 * 1024
+
+#: The C programs beside cells without TLS, and beside those with it.
+PLAIN_PROGRAMS = frozenset({"echo_kloop", "echo_uring", "echo_epoll"})
+TLS_PROGRAMS = frozenset({"echo_kloop", "echo_openssl", "openssl_alone"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,8 @@ class Cell:
     """One row of the table: a way to use the loop, and a load.
 
     ``mode`` is that of the load program: "echo" costs processor time per
-    message, "accept" per connection, "idle" memory per connection.
+    message, "accept", "handshake" and "resume" per connection, "download" per
+    file, "idle" memory per connection.
     """
 
     name: str
@@ -50,16 +63,35 @@ class Cell:
     mode: str = "echo"
     #: C servers have no API to choose; they stand beside the Protocol cells.
     with_c: bool = False
+    tls: bool = False
+
+    @property
+    def programs(self) -> frozenset[str]:
+        """The C servers that stand in this row."""
+        if not self.with_c:
+            return frozenset()
+        return TLS_PROGRAMS if self.tls else PLAIN_PROGRAMS
 
     @property
     def unit(self) -> str:
-        return {"echo": "µs/message", "accept": "µs/connection", "idle": "KiB/connection"}[
-            self.mode]
+        return {"echo": "µs/message", "accept": "µs/connection", "idle": "KiB/connection",
+                "handshake": "µs/connection", "resume": "µs/connection",
+                "download": "µs/file"}[self.mode]
 
 
 def _echo(api: str, title: str, connections: int, kib: int, with_c: bool = False) -> Cell:
     return Cell(f"{api}-{connections}x{kib}", f"{title} {connections} × {kib} KiB", api,
                 connections, kib * 1024, with_c=with_c)
+
+
+def _tls(api: str, title: str, connections: int, kib: int, with_c: bool = False) -> Cell:
+    return Cell(f"tls-{api}-{connections}x{kib}", f"TLS {title} {connections} × {kib} KiB", api,
+                connections, kib * 1024, with_c=with_c, tls=True)
+
+
+def _file(name: str, title: str, connections: int, size: int) -> Cell:
+    return Cell(f"tls-file-{name}", f"HTTPS file, {connections} × {title}", "files", connections,
+                size, mode="download", tls=True)
 
 
 CELLS: list[Cell] = [
@@ -80,4 +112,16 @@ CELLS: list[Cell] = [
     Cell("accept", "Protocol, connect, 1 KiB, close", "protocol", 50, 1024, mode="accept",
          with_c=True),
     Cell("memory", "Protocol, idle connection", "protocol", 1000, 1024, mode="idle"),
+    *(_tls("protocol", "Protocol", connections, kib, with_c=True)
+      for kib in (1, 10, 100) for connections in (10, 100)),
+    _tls("streams", "streams", 10, 10),
+    Cell("tls-handshake", "TLS Protocol, full handshake, 1 KiB, close", "protocol", 10, 1024,
+         mode="handshake", with_c=True, tls=True),
+    Cell("tls-resume", "TLS Protocol, resumed handshake, 1 KiB, close", "protocol", 10, 1024,
+         mode="resume", with_c=True, tls=True),
+    _file("1k", "1 KiB", 10, 1024),
+    _file("64k", "64 KiB", 10, 64 * 1024),
+    _file("1m", "1 MiB", 10, 1024 * 1024),
+    _file("10m", "10 MiB", 2, 10 * 1024 * 1024),
+    _file("64m", "64 MiB", 2, LARGEST_FILE),
 ]

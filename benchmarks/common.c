@@ -75,7 +75,7 @@ unsigned long kl_bench_number(const char *option, const char *text, unsigned lon
 static void usage(void)
 {
 	kl_bench_die("usage: [--port N] [--congestion NAME] [--lifetime SECONDS] [--sqpoll] "
-		     "[--sqpoll-cpu N] [--stats]");
+		     "[--sqpoll-cpu N] [--stats] [--certificate FILE --key FILE]");
 }
 
 void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
@@ -87,6 +87,8 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 		{"sqpoll", no_argument, NULL, 's'},
 		{"sqpoll-cpu", required_argument, NULL, 'u'},
 		{"stats", no_argument, NULL, 't'},
+		{"certificate", required_argument, NULL, 'e'},
+		{"key", required_argument, NULL, 'k'},
 		{NULL, 0, NULL, 0},
 	};
 	struct kl_bench_options options = {
@@ -117,36 +119,53 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 		case 't':
 			options.stats = true;
 			break;
+		case 'e':
+			options.certificate = optarg;
+			break;
+		case 'k':
+			options.key = optarg;
+			break;
 		default:
 			usage();
 		}
 	}
-	if (optind != argc)
+	if (optind != argc || (options.certificate == NULL) != (options.key == NULL))
 		usage();
 	*ret_options = options;
 }
 
-int kl_bench_listen(const struct kl_bench_options *options)
+int kl_bench_listen_quiet(const struct kl_bench_options *options)
 {
 	struct sockaddr_in address = {
 		.sin_family = AF_INET,
 		.sin_port = htons(options->port),
 		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	};
-	socklen_t bytes = sizeof(address);
-	const char *congestion;
 	int on = 1;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	kl_bench_raise_descriptors();
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
-	    bind(fd, (struct sockaddr *)&address, bytes) < 0 || listen(fd, SOMAXCONN) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&address, &bytes) < 0)
+	    bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+	    listen(fd, SOMAXCONN) < 0)
 		kl_bench_die("cannot listen on port %u: %s", options->port, strerror(errno));
-	congestion = kl_bench_set_congestion(fd, options->congestion);
+	kl_bench_set_congestion(fd, options->congestion);
+	return fd;
+}
+
+int kl_bench_listen(const struct kl_bench_options *options)
+{
+	struct sockaddr_in address;
+	socklen_t bytes = sizeof(address);
+	int fd;
+
+	kl_bench_raise_descriptors();
+	fd = kl_bench_listen_quiet(options);
+	if (getsockname(fd, (struct sockaddr *)&address, &bytes) < 0)
+		kl_bench_die("getsockname: %s", strerror(errno));
 	alarm(options->lifetime_s);
-	printf("ready %u %s\n", ntohs(address.sin_port), congestion);
+	printf("ready %u %s\n", ntohs(address.sin_port),
+	       kl_bench_set_congestion(fd, options->congestion));
 	fflush(stdout);
 	return fd;
 }

@@ -21,7 +21,7 @@
 #define KL_BENCH_HOT_BYTES (256 * 1024)
 #define KL_BENCH_HOT_ALIGNMENT 4096
 
-/* What every server understands; only echo_kloop does anything with SQPOLL. */
+/* What every server understands; only echo_kloop does anything with SQPOLL, and few with TLS. */
 struct kl_bench_options {
 	uint16_t port;          /* 0: any */
 	const char *congestion; /* the wanted congestion control */
@@ -29,6 +29,9 @@ struct kl_bench_options {
 	bool sqpoll;
 	int sqpoll_cpu; /* -1: not pinned */
 	bool stats;     /* print counters at the end */
+	/* PEM files; NULL: no TLS */
+	const char *certificate;
+	const char *key;
 };
 
 /* Print "program: text" and exit with status 1. */
@@ -54,5 +57,8 @@ void kl_bench_parse(int argc, char **argv, struct kl_bench_options *ret_options)
 
 /* Listen on the loopback address, non-blocking, and say so on stdout. Dies on failure. */
 int kl_bench_listen(const struct kl_bench_options *options);
+
+/* The same without a word, and without limits on the process. */
+int kl_bench_listen_quiet(const struct kl_bench_options *options);
 
 #endif

@@ -6,12 +6,14 @@
  * which is lent to the write and given back by its release; large ones, which
  * arrive in the library's hot buffer, are sent at once, and only what the
  * socket does not take is copied. A peer that does not read its echo is not
- * read from either.
+ * read from either. With --certificate and --key it speaks TLS 1.3, whose
+ * plaintext comes and goes by the same functions.
  */
 #include "common.h"
 
 #include <inttypes.h>
 #include <kloop.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +22,16 @@
 /* From this size on a system call of its own is cheaper than to queue. */
 #define LARGE_BYTES (32 * 1024)
 #define HIGH_BYTES (64 * 1024)
+#define KEEP_BYTES (64 * 1024 * 1024)
+
+static struct kloop_loop *the_loop;
+static struct kloop_tls_context *tls_context; /* NULL: no TLS */
+
+struct connection {
+	/* What on_alloc gave last, until a write has it. */
+	void *memory;
+	size_t bytes;
+};
 
 static void check(int result, const char *what)
 {
@@ -38,7 +50,8 @@ static void check_stream(struct kloop_stream *stream, int result)
 static void release_buffer(void *owner, int status, void *user)
 {
 	(void)status;
-	kloop_stream_give_buffer(user, (unsigned)(uintptr_t)owner);
+	(void)user;
+	kloop_stream_give_buffer(the_loop, (unsigned)(uintptr_t)owner);
 }
 
 /* Write what lies in a buffer of the pool, or a copy where it does not. */
@@ -51,16 +64,56 @@ static int echo(struct kloop_stream *stream, const void *data, size_t bytes)
 		return kloop_stream_write(stream, data, bytes, NULL, NULL);
 	result = kloop_stream_write(stream, data, bytes, release_buffer, (void *)(uintptr_t)id);
 	if (result < 0)
-		kloop_stream_give_buffer(kloop_stream_get_loop(stream), id);
+		kloop_stream_give_buffer(the_loop, id);
+	return result;
+}
+
+/* Memory for what TLS decrypts of large messages: it is lent to the write as it is. */
+static int on_alloc(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
+		    size_t *ret_bytes, void *user)
+{
+	struct connection *connection = user;
+
+	(void)stream;
+	if (connection->memory != NULL && connection->bytes < suggested) {
+		free(connection->memory);
+		connection->memory = NULL;
+	}
+	if (connection->memory == NULL) {
+		connection->memory = malloc(suggested);
+		connection->bytes = suggested;
+	}
+	*ret_buffer = connection->memory;
+	*ret_bytes = connection->bytes;
+	return connection->memory != NULL ? 0 : -1;
+}
+
+static void release_memory(void *owner, int status, void *user)
+{
+	(void)status;
+	(void)user;
+	free(owner);
+}
+
+/* Write memory that on_alloc gave, which is the write's from here on. */
+static int echo_memory(struct kloop_stream *stream, struct connection *connection, size_t bytes)
+{
+	void *memory = connection->memory;
+	int result = kloop_stream_write(stream, memory, bytes, release_memory, memory);
+
+	if (result == 0)
+		connection->memory = NULL;
 	return result;
 }
 
 static void on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user)
 {
+	struct connection *connection = user;
 	int result = 0;
 
-	(void)user;
-	if (bytes < LARGE_BYTES) {
+	if (data == connection->memory) {
+		result = echo_memory(stream, connection, bytes);
+	} else if (bytes < LARGE_BYTES) {
 		result = echo(stream, data, bytes);
 	} else {
 		ptrdiff_t sent = kloop_stream_try_write(stream, data, bytes);
@@ -97,8 +150,11 @@ static void on_error(struct kloop_stream *stream, int error, void *user)
 
 static void on_stream_close(struct kloop_stream *stream, void *user)
 {
+	struct connection *connection = user;
+
 	(void)stream;
-	(void)user;
+	free(connection->memory);
+	free(connection);
 }
 
 static const struct kloop_stream_handlers stream_handlers = {
@@ -110,13 +166,33 @@ static const struct kloop_stream_handlers stream_handlers = {
 	.on_close = on_stream_close,
 };
 
-/* The user pointer of the listener and of each stream is the loop. */
+static const struct kloop_stream_handlers tls_handlers = {
+	.size = sizeof(tls_handlers),
+	.on_data = on_data,
+	.on_alloc = on_alloc,
+	.on_eof = on_eof,
+	.on_error = on_error,
+	.on_drain = on_drain,
+	.on_close = on_stream_close,
+};
+
 static void on_accept(struct kloop_listener *listener, int fd, void *user)
 {
+	struct connection *connection = calloc(1, sizeof(*connection));
 	struct kloop_stream *stream;
+	struct kloop_tls *tls;
 
 	(void)listener;
-	check(kloop_stream_new(user, fd, 0, &stream_handlers, user, &stream), "kloop_stream_new");
+	(void)user;
+	if (connection == NULL)
+		kl_bench_die("out of memory");
+	check(kloop_stream_new(the_loop, fd, 0, tls_context != NULL ? &tls_handlers : &stream_handlers,
+			       connection, &stream),
+	      "kloop_stream_new");
+	if (tls_context != NULL) {
+		check(kloop_tls_new(tls_context, &tls), "kloop_tls_new");
+		check(kloop_tls_start(tls, stream, NULL), "kloop_tls_start");
+	}
 	check_stream(stream, kloop_stream_start_read(stream));
 }
 
@@ -144,7 +220,8 @@ static void on_signal(struct kloop_signal *watcher, int signal_number, void *dat
 {
 	(void)watcher;
 	(void)signal_number;
-	kloop_loop_stop(data);
+	(void)data;
+	kloop_loop_stop(the_loop);
 }
 
 static struct kloop_loop *make_loop(const struct kl_bench_options *options)
@@ -159,6 +236,14 @@ static struct kloop_loop *make_loop(const struct kl_bench_options *options)
 	check(kloop_loop_new(loop_options, &loop), "kloop_loop_new");
 	kloop_loop_options_free(loop_options);
 	return loop;
+}
+
+static void make_tls_context(const struct kl_bench_options *options)
+{
+	check(kloop_tls_context_new(KLOOP_TLS_SERVER, &tls_context), "kloop_tls_context_new");
+	check(kloop_tls_context_set_versions(tls_context, KLOOP_TLS_1_3, 0), "versions");
+	check(kloop_tls_context_load_certificate(tls_context, options->certificate, options->key),
+	      options->certificate);
 }
 
 static void print_stats(const struct kloop_loop *loop)
@@ -178,19 +263,23 @@ int main(int argc, char **argv)
 	struct kl_bench_options options;
 	struct kloop_listener *listener;
 	struct kloop_signal *terminated;
-	struct kloop_loop *loop;
 	int fd;
 
 	kl_bench_parse(argc, argv, &options);
-	loop = make_loop(&options);
-	check(kloop_signal_new(loop, SIGTERM, on_signal, loop, &terminated), "kloop_signal_new");
+	/* Without it glibc gives memory back and fetches it again for each large message. */
+	mallopt(M_TRIM_THRESHOLD, KEEP_BYTES);
+	the_loop = make_loop(&options);
+	if (options.certificate != NULL)
+		make_tls_context(&options);
+	check(kloop_signal_new(the_loop, SIGTERM, on_signal, NULL, &terminated), "kloop_signal_new");
 	fd = kl_bench_listen(&options);
-	check(kloop_listener_new(loop, fd, 0, &listener_handlers, loop, &listener),
+	check(kloop_listener_new(the_loop, fd, 0, &listener_handlers, NULL, &listener),
 	      "kloop_listener_new");
-	check(kloop_loop_run(loop), "kloop_loop_run");
+	check(kloop_loop_run(the_loop), "kloop_loop_run");
 	if (options.stats)
-		print_stats(loop);
+		print_stats(the_loop);
 	/* What is still open ends with the process; that is all this one serves for. */
 	kloop_signal_free(terminated);
+	kloop_tls_context_unref(tls_context);
 	return 0;
 }

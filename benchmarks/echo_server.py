@@ -15,7 +15,10 @@ import mmap
 import resource
 import signal
 import socket
+import ssl
 import typing
+
+from file_protocol import FileProtocol
 
 #: What one read may take; larger than every message that is measured.
 READ_BYTES = 256 * 1024
@@ -96,19 +99,33 @@ def listen(port: int, congestion: str) -> tuple[socket.socket, str]:
     return listener, used.split(b"\0")[0].decode()
 
 
+def tls_context(options: argparse.Namespace) -> ssl.SSLContext | None:
+    """A server's context as Python makes it, for TLS 1.3; or None for plain TCP."""
+    if options.certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(options.certificate, options.key)
+    return context
+
+
 async def serve(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
+    tls = tls_context(options)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     listener, congestion = listen(options.port, options.congestion)
     background: asyncio.Task[None] | None = None
     server: asyncio.AbstractServer | None = None
     if options.api == "protocol":
-        server = await loop.create_server(EchoProtocol, sock=listener)
+        server = await loop.create_server(EchoProtocol, sock=listener, ssl=tls)
     elif options.api == "buffered":
-        server = await loop.create_server(EchoBufferedProtocol, sock=listener)
+        server = await loop.create_server(EchoBufferedProtocol, sock=listener, ssl=tls)
     elif options.api == "streams":
-        server = await asyncio.start_server(echo_streams, sock=listener)
+        server = await asyncio.start_server(echo_streams, sock=listener, ssl=tls)
+    elif options.api == "files":
+        server = await loop.create_server(lambda: FileProtocol(loop, options.file), sock=listener,
+                                          ssl=tls)
     else:
         background = loop.create_task(accept_sock(listener))
     print("ready", listener.getsockname()[1], congestion, flush=True)
@@ -143,7 +160,7 @@ def new_loop(options: argparse.Namespace) -> asyncio.AbstractEventLoop:
 def parse(arguments: collections.abc.Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loop", choices=["asyncio", "uvloop", "kloop"], default="asyncio")
-    parser.add_argument("--api", choices=["protocol", "buffered", "streams", "sock"],
+    parser.add_argument("--api", choices=["protocol", "buffered", "streams", "sock", "files"],
                         default="protocol")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     parser.add_argument("--congestion", default="cubic", help="default: %(default)s")
@@ -154,7 +171,16 @@ def parse(arguments: collections.abc.Sequence[str] | None = None) -> argparse.Na
                         help="kloop: pin the kernel's thread to a processor")
     parser.add_argument("--stats", action="store_true",
                         help="kloop: print the loop's counters at the end, as JSON")
+    parser.add_argument("--certificate", metavar="FILE", help="speak TLS 1.3; PEM")
+    parser.add_argument("--key", metavar="FILE", help="of the certificate; PEM")
+    parser.add_argument("--file", metavar="FILE", help="what --api files serves over HTTP")
     options = parser.parse_args(arguments)
+    if (options.certificate is None) != (options.key is None):
+        parser.error("--certificate and --key go together")
+    if options.certificate is not None and options.api == "sock":
+        parser.error("--api sock has no TLS")
+    if (options.api == "files") != (options.file is not None):
+        parser.error("--api files needs --file, and nothing else does")
     if options.sqpoll and options.loop != "kloop":
         parser.error("--sqpoll is for --loop kloop")
     return options

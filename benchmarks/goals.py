@@ -17,6 +17,13 @@ class Goal:
     of: str
     against: str
     at_most: float
+    #: The bound where the servers' Python is 3.12 or newer, if it is another.
+    newer_at_most: float | None = None
+
+    def bound(self, python: tuple[int, int]) -> float:
+        if self.newer_at_most is not None and python >= (3, 12):
+            return self.newer_at_most
+        return self.at_most
 
 
 def _python(uvloop: float, library: float | None = None) -> list[Goal]:
@@ -26,6 +33,11 @@ def _python(uvloop: float, library: float | None = None) -> list[Goal]:
         goals.append(Goal("kloop", "c-kloop", library))
         goals.append(Goal("c-kloop", "c-uring", 1.03))
     return goals
+
+
+def _tls() -> list[Goal]:
+    """Echo over TLS: newer Python's peers are faster, and OpenSSL's own time is the limit."""
+    return [Goal("kloop", "uvloop", 0.60, newer_at_most=0.75), Goal("kloop", "asyncio", 1.0)]
 
 
 #: By the name of the cell (see cells.py).
@@ -47,6 +59,21 @@ CELLS: dict[str, list[Goal]] = {
     # No figure was set for new connections beyond "never above a peer".
     "accept": _python(1.0) + [Goal("c-kloop", "c-uring", 1.03)],
     "memory": [Goal("kloop", "asyncio", 0.5)],
+    "tls-protocol-10x1": _tls(),
+    "tls-protocol-100x1": _tls(),
+    "tls-protocol-10x10": _tls(),
+    "tls-protocol-100x10": _tls(),
+    # No figures were set for these beyond "never above a peer".
+    "tls-protocol-10x100": _python(1.0),
+    "tls-protocol-100x100": _python(1.0),
+    "tls-streams-10x10": _python(1.0),
+    "tls-handshake": _python(1.0),
+    "tls-resume": _python(1.0),
+    "tls-file-1k": _python(1.0),
+    "tls-file-64k": _python(1.0),
+    "tls-file-1m": _python(1.0),
+    "tls-file-10m": _python(1.0),
+    "tls-file-64m": _python(1.0),
 }
 
 #: Every row of the micro table.

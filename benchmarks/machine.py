@@ -56,6 +56,13 @@ def loop_version(loop: str, python: str, environment: dict[str, str]) -> tuple[b
     return _output([python, "-c", _TRY_LOOP[loop]], environment)
 
 
+def python_version(python: str, environment: dict[str, str]) -> tuple[int, int]:
+    """Major and minor version; (0, 0) if it does not say."""
+    found, text = _output([python, "-c", "import sys; print(*sys.version_info[:2])"], environment)
+    major, minor = text.split() if found else ("0", "0")
+    return int(major), int(minor)
+
+
 def describe(python: str, environment: dict[str, str]) -> dict[str, str]:
     """The header of a report."""
     memory = _field("/proc/meminfo", "MemTotal")
@@ -71,6 +78,8 @@ def describe(python: str, environment: dict[str, str]) -> dict[str, str]:
             _first_line("/proc/sys/net/ipv4/tcp_congestion_control"),
         "Python": _output([python, "-c", "import sys; print(sys.version)"], environment)[1],
         "liburing": _output(["pkg-config", "--modversion", "liburing"])[1],
+        "OpenSSL": _output([python, "-c", "import ssl; print(ssl.OPENSSL_VERSION)"],
+                           environment)[1],
     }
     for loop in ("uvloop", "kloop"):
         found, version = loop_version(loop, python, environment)

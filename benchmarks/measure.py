@@ -23,6 +23,7 @@ from typing import Any
 
 import micro
 from cells import Cell, Variant
+from files import Files
 from programs import HERE, Programs
 
 START_SECONDS = 30
@@ -49,6 +50,10 @@ class Settings:
     congestion: str
     #: Of the operations of a row of the micro table.
     micro_scale: float
+    #: Of the servers' Python.
+    python_version: tuple[int, int]
+    #: A folder with what TLS and file servers need, see files.py; None where no cell needs them.
+    files: Files | None
 
 
 @dataclass
@@ -58,6 +63,8 @@ class Series:
     costs: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     error: str | None = None
+    #: Version and cipher of TLS.
+    cipher: str | None = None
 
     @property
     def median(self) -> float | None:
@@ -80,6 +87,12 @@ class Result:
     title: str
     unit: str
     series: dict[str, Series]
+    #: Of the servers' Python: goals depend on it.
+    python_version: tuple[int, int] = (0, 0)
+
+    @property
+    def tls(self) -> bool:
+        return self.name.startswith("tls-")
 
     def ratio(self, of: str, against: str) -> float | None:
         mine = self.series[of].median if of in self.series else None
@@ -153,6 +166,13 @@ def _server_command(variant: Variant, cell: Cell, settings: Settings) -> list[st
         assert variant.program is not None
         command = [str(settings.programs.paths[variant.program])]
     command += ["--congestion", settings.congestion, "--lifetime", str(LIFETIME_SECONDS)]
+    if cell.tls:
+        assert settings.files is not None
+        command += ["--certificate", str(settings.files.certificate),
+                    "--key", str(settings.files.key)]
+    if cell.mode == "download":
+        assert settings.files is not None
+        command += ["--file", str(settings.files.file)]
     if variant.sqpoll:
         command += ["--sqpoll", "--sqpoll-cpu", str(settings.sqpoll_cpu)]
     return command
@@ -168,14 +188,22 @@ def _server(variant: Variant, cell: Cell, settings: Settings) -> Iterator[Server
         yield Server(child, int(words[1]), words[2])
 
 
+def _warm_up(cell: Cell) -> int:
+    """Messages per connection before anything is measured."""
+    if cell.mode == "download":
+        return max(1, min(5, 4 * 1024 * 1024 // cell.message_bytes))
+    return max(2, min(20, 2000 // cell.connections))
+
+
 def _load(server: Server, cell: Cell, settings: Settings, seconds: float) -> dict[str, Any]:
     """One run of the load program; its line of JSON."""
     timeout = int(seconds) + 60
-    command = [str(settings.programs.paths["load"]), "--mode", cell.mode,
+    program = "load_tls" if cell.tls else "load"
+    command = [str(settings.programs.paths[program]), "--mode", cell.mode,
                "--port", str(server.port), "--pid", str(server.child.process.pid),
                "--connections", str(cell.connections), "--bytes", str(cell.message_bytes),
                "--seconds", str(seconds), "--cpu", str(settings.client_cpu),
-               "--warm-up", str(max(2, min(20, 2000 // cell.connections))),
+               "--warm-up", str(_warm_up(cell)),
                "--congestion", settings.congestion, "--timeout", str(timeout)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout + 10,
                           check=False)
@@ -189,14 +217,32 @@ def _load(server: Server, cell: Cell, settings: Settings, seconds: float) -> dic
     return result
 
 
+def _load_alone(variant: Variant, cell: Cell, settings: Settings,
+                seconds: float) -> dict[str, Any]:
+    """One run of a program that is server and client, on the server's processor."""
+    assert variant.program is not None and settings.files is not None
+    command = [str(settings.programs.paths[variant.program]),
+               str(settings.files.certificate), str(settings.files.key), "--mode", cell.mode,
+               "--port", "1", "--bytes", str(cell.message_bytes), "--seconds", str(seconds),
+               "--cpu", str(settings.server_cpu)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60,
+                          check=False)
+    if done.returncode != 0:
+        raise MeasureError(f"{variant.title}: {done.stderr.strip()}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
 def _add_sample(series: Series, cell: Cell, result: dict[str, Any]) -> None:
     if cell.mode == "idle":
         grown = result["rss_after_bytes"] - result["rss_before_bytes"]
         series.costs.append(grown / result["connections"] / 1024)
         return
-    count = result["messages" if cell.mode == "echo" else "connections"]
+    count = result["messages" if cell.mode in ("echo", "download") else "connections"]
     series.costs.append(result["cpu_ns"] / count / 1000)
     series.rates.append(count / (result["wall_ns"] / 1e9))
+    if "cipher" in result:
+        series.cipher = f"{result['version']}, {result['cipher']}"
 
 
 class _Servers:
@@ -226,7 +272,7 @@ class _Servers:
 
 def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Result:
     result = Result(cell.name, cell.title, cell.unit,
-                    {variant.name: Series() for variant in variants})
+                    {variant.name: Series() for variant in variants}, settings.python_version)
     with ExitStack() as stack:
         servers = _Servers(cell, settings, stack)
         # Round 0 warms everything up and does not count.
@@ -237,8 +283,11 @@ def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Res
                 if series.error is not None:
                     continue
                 try:
-                    with servers.get(variant) as server:
-                        sample = _load(server, cell, settings, seconds)
+                    if variant.alone:
+                        sample = _load_alone(variant, cell, settings, seconds)
+                    else:
+                        with servers.get(variant) as server:
+                            sample = _load(server, cell, settings, seconds)
                     if number > 0:
                         _add_sample(series, cell, sample)
                 except (MeasureError, subprocess.TimeoutExpired) as error:
@@ -263,7 +312,7 @@ def _start_micro(variant: Variant, settings: Settings, stack: ExitStack) -> _Chi
 def measure_row(row: micro.Row, variants: list[Variant], settings: Settings) -> Result:
     """One row of the micro table, each loop in a process of its own."""
     result = Result(row.name, row.title, "µs/operation",
-                    {variant.name: Series() for variant in variants})
+                    {variant.name: Series() for variant in variants}, settings.python_version)
     count = max(1000, int(row.count * settings.micro_scale))
     children: dict[str, _Child] = {}
     with ExitStack() as stack:

@@ -42,10 +42,10 @@ def _lines(results: dict[str, Result], title: str, chosen: list[Cell],
     return svg.Lines(title, "message" if by_size else "connections", COST, ticks, lines)
 
 
-def _pick(api: str, *sizes: tuple[int, int]) -> list[Cell]:
+def _pick(api: str, *sizes: tuple[int, int], tls: bool = False) -> list[Cell]:
     """Cells of an API in the order of (connections, KiB)."""
     return [cell for connections, kib in sizes for cell in CELLS
-            if cell.mode == "echo" and (cell.api, cell.connections, cell.message_bytes) ==
+            if cell.mode == "echo" and cell.tls == tls and (cell.api, cell.connections, cell.message_bytes) ==
             (api, connections, kib * 1024)]
 
 
@@ -60,6 +60,14 @@ def _size_figure(results: dict[str, Result]) -> svg.Figure | None:
     ]
     drawn: list[svg.Lines | svg.Bars] = [panel for panel in panels if panel is not None]
     return svg.Figure("Echo: cost over message size", drawn, columns=2) if drawn else None
+
+
+def _tls_figure(results: dict[str, Result]) -> svg.Figure | None:
+    panels = [_lines(results, f"TLS, Protocol, {connections} connections",
+                     _pick("protocol", (connections, 1), (connections, 10), (connections, 100),
+                           tls=True), True) for connections in (10, 100)]
+    drawn: list[svg.Lines | svg.Bars] = [panel for panel in panels if panel is not None]
+    return svg.Figure("Echo over TLS: cost over message size", drawn, columns=2) if drawn else None
 
 
 def _connections_figure(results: dict[str, Result]) -> svg.Figure | None:
@@ -103,6 +111,7 @@ def draw(echo: list[Result], micro: list[Result], directory: Path) -> list[tuple
     results = {result.name: result for result in echo}
     figures = [("echo-size.svg", _size_figure(results)),
                ("echo-connections.svg", _connections_figure(results)),
+               ("echo-tls.svg", _tls_figure(results)),
                ("micro.svg", _micro_figure(micro)),
                ("goals.svg", _goal_figure(echo, micro))]
     drawn = []

@@ -19,10 +19,13 @@ TOP = HERE.parent
 
 #: Program: its sources, and the pkg-config packages that it needs.
 SOURCES: dict[str, tuple[list[str], list[str]]] = {
-    "load": (["load.c", "process.c", "common.c"], []),
+    "load": (["load.c", "client.c", "process.c", "common.c"], []),
+    "load_tls": (["load_tls.c", "client.c", "process.c", "common.c"], ["openssl"]),
     "echo_epoll": (["echo_epoll.c", "common.c"], []),
     "echo_uring": (["echo_uring.c", "common.c"], ["liburing"]),
     "echo_kloop": (["echo_kloop.c", "common.c"], ["kloop"]),
+    "echo_openssl": (["echo_openssl.c", "common.c"], ["openssl"]),
+    "openssl_alone": (["openssl_alone.c", "client.c", "process.c", "common.c"], ["openssl"]),
 }
 #: Without these nothing can be measured, or nothing compared.
 REQUIRED = ("load", "echo_epoll")

@@ -199,6 +199,40 @@ START_TEST(owner_memory)
 }
 END_TEST
 
+static void take_at_data(struct kt_stream *self, enum kt_event event, const void *data,
+			 size_t bytes)
+{
+	unsigned id;
+	int r;
+
+	check_fill(self, event, data, bytes);
+	if (event != KT_ON_DATA)
+		return;
+	r = kloop_stream_take_buffer(self->stream, &id);
+	if (r == 0) /* from the kernel, decrypted: it is the pool's */
+		kloop_stream_give_buffer(kloop_stream_get_loop(self->stream), id);
+	if (kloop_tls_get_ktls(kloop_tls_get(self->stream), KLOOP_TLS_RECEIVE) != 1)
+		ck_assert_int_eq(r, -ENOENT);
+}
+
+/* What OpenSSL decrypted lies in no buffer that can be taken. */
+START_TEST(take_buffer)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kt_tls_setup setup = variant(_i);
+	struct kt_tls ends[2];
+
+	kt_tls_connect(ends, loop, &setup);
+	ends[1].s.then = take_at_data;
+	kt_tls_put(&ends[0], 1000, 0);
+	kt_stream_await(&ends[1].s, 1000);
+	kt_tls_put(&ends[0], 500000, 1000);
+	kt_stream_await(&ends[1].s, 501000);
+	kt_tls_end(ends);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static void stop_at_first(struct kt_stream *self, enum kt_event event, const void *data,
 			  size_t bytes)
 {
@@ -641,6 +675,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(upgrade, upgrade_midway, first(KT_MODES), last(KT_MODES));
 	tcase_add_loop_test(upgrade, upgrade_fed, first(1), last(1));
 	tcase_add_loop_test(upgrade, connecting, first(1), last(1));
+	tcase_add_loop_test(data, take_buffer, 0, VARIANTS);
 	tcase_add_test(upgrade, connect_fails);
 	tcase_add_test(upgrade, misuse);
 	tcase_add_loop_test(ending, half_close, first(KT_MODES), last(KT_MODES));

@@ -224,6 +224,7 @@ static void pool_done(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kloop_stream *stream = kl_container_of(op, struct kloop_stream, read_op);
 	struct kloop_pool *pool;
+	bool layered = kl_stream_has(stream, KL_STREAM_READ_LAYER);
 	void *data;
 	unsigned id;
 
@@ -231,10 +232,12 @@ static void pool_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	if (kl_loop_get_receive_pool(stream->loop, &pool) == 0 &&
 	    kloop_pool_get(pool, flags, &data, &id) == 0) {
 		stream->lent_id = id;
-		stream->state |= KL_STREAM_LENDING;
+		/* What a layer makes of it lies elsewhere. */
+		if (!layered)
+			stream->state |= KL_STREAM_LENDING;
 		if (result > 0)
 			kl_stream_receive(stream, data, (size_t)result);
-		if (kl_stream_has(stream, KL_STREAM_LENDING))
+		if (layered || kl_stream_has(stream, KL_STREAM_LENDING))
 			kloop_pool_give(pool, id);
 		stream->state &= ~(uint32_t)KL_STREAM_LENDING;
 		if (result > 0)

@@ -308,7 +308,8 @@ KLOOP_EXPORT void kloop_stream_abort(struct kloop_stream *stream);
  *
  * Ownership: the caller's until it is given back.
  * Returns: 0; -ENOENT outside on_data, or if the data is in no pool buffer
- * (then copy it): that of large reads, and what came while reading was stopped.
+ * (then copy it): that of large reads, what came while reading was stopped, and
+ * what TLS decrypted.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_stream_take_buffer(struct kloop_stream *stream,
