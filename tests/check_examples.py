@@ -374,6 +374,7 @@ def check_python(tap):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return
     check_aiohttp(tap, python, folder, environment)
+    check_aiohttp_tls(tap, python, folder, environment)
 
 
 def check_aiohttp(tap, python, folder, environment):
@@ -396,6 +397,32 @@ def check_aiohttp(tap, python, folder, environment):
         elif "kloop" in flags and json.loads(told["output"])["completions"] == 0:
             problem = told["output"]
         tap.result(title, problem)
+
+
+def check_aiohttp_tls(tap, python, folder, environment):
+    """Server and client of aiohttp over TLS, both on kLoop, and each with asyncio's."""
+    with tempfile.TemporaryDirectory() as secrets:
+        certificate, key = make_certificate(secrets, "localhost")
+        context = ssl.create_default_context(cafile=certificate)
+        for flags in (["--loop", "kloop"], ["--loop", "kloop", "--ktls", "on"],
+                      ["--loop", "asyncio"]):
+            start = [python, str(folder / "aiohttp_server.py"), *flags,
+                     "--certificate", certificate, "--key", key]
+            title = "aiohttp_server.py with TLS " + " ".join(flags)
+            with server(start, r"ready (\d+)\n", env=environment) as (port, told):
+                url = f"https://localhost:{port}"
+                problem, output = run(
+                    [python, str(folder / "http_client.py"), "--trust", certificate,
+                     f"{url}/", f"{url}/json", f"{url}/bytes/5000000"], env=environment)
+                tap.result(f"http_client.py to {title}", problem or compare(
+                    rf"200 19 {url}/\n200 \d+ {url}/json\n200 5000000 {url}/bytes/5000000\n",
+                    output))
+                with urllib.request.urlopen(f"{url}/tls", timeout=10, context=context) as answer:
+                    state = json.load(answer)
+                known = {"kloop": bool, "asyncio": type(None)}[flags[1]]
+                tap.result(f"state of {title}",
+                           None if isinstance(state["ktls_send"], known) else str(state))
+            tap.result(title, (told.get("status") != 0 or told.get("errors")) and str(told))
 
 
 def main():

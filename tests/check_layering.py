@@ -27,7 +27,7 @@ PUBLIC = {
 }
 # Headers of the C library and of Linux, which anybody may use.
 LIBC = re.compile(
-    r"(assert|ctype|dirent|errno|fcntl|inttypes|limits|locale|math|netdb|poll|pthread|sched"
+    r"(assert|ctype|dirent|dlfcn|errno|fcntl|inttypes|limits|locale|math|netdb|poll|pthread|sched"
     r"|semaphore|setjmp|signal|spawn|stdalign|stdarg|stdatomic|stdbool|stddef|stdint|stdio"
     r"|stdlib|string|strings|time|unistd|wchar|malloc|getopt"
     r"|(sys|netinet|arpa|net|linux|asm)/\w+)\.h$"

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
 #include <string.h>
 
 #define ROOM(bytes) (KL_TLS_HEADER_BYTES + (bytes) + 32)
@@ -363,6 +364,52 @@ START_TEST(padding)
 }
 END_TEST
 
+/* What kl_tls_record_seal() refuses to make: TLS 1.3, AES-128-GCM, of any length. */
+static size_t seal_by_hand(const struct kl_tls_key *key, const uint8_t *inner, size_t bytes,
+			   uint8_t *out)
+{
+	const size_t body = bytes + 16;
+	const uint8_t header[] = { 23, 3, 3, (uint8_t)(body >> 8), (uint8_t)body };
+	EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+	uint8_t nonce[12];
+	int length;
+
+	memcpy(out, header, sizeof(header));
+	memcpy(nonce, key->iv, sizeof(nonce));
+	for (unsigned i = 0; i < 8; i++)
+		nonce[4 + i] ^= (uint8_t)(key->sequence >> (56 - 8 * i));
+	ck_assert_int_eq(EVP_EncryptInit_ex(ctx, EVP_aes_128_gcm(), NULL, key->key, nonce), 1);
+	ck_assert_int_eq(EVP_EncryptUpdate(ctx, NULL, &length, header, sizeof(header)), 1);
+	ck_assert_int_eq(EVP_EncryptUpdate(ctx, out + 5, &length, inner, (int)bytes), 1);
+	ck_assert_int_eq(EVP_EncryptFinal_ex(ctx, out + 5 + bytes, &length), 1);
+	ck_assert_int_eq(EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, out + 5 + bytes), 1);
+	EVP_CIPHER_CTX_free(ctx);
+	return 5 + body;
+}
+
+/* RFC 8446, 5.4: padding counts, 16385 bytes in all. */
+START_TEST(too_long_inside)
+{
+	uint8_t *inner = calloc(1, KL_TLS_PLAIN_MAX + 200), *record = malloc(KL_TLS_RECORD_MAX);
+	struct kl_tls_key key = make_key(0);
+	uint8_t type, *text;
+	size_t bytes;
+
+	ck_assert(inner && record);
+	inner[0] = 'x';
+	inner[1] = KL_TLS_DATA;
+	bytes = seal_by_hand(&key, inner, KL_TLS_PLAIN_MAX + 2, record);
+	must_not_open(&key, record, bytes);
+	bytes = seal_by_hand(&key, inner, KL_TLS_PLAIN_MAX + 200, record);
+	must_not_open(&key, record, bytes);
+	bytes = seal_by_hand(&key, inner, KL_TLS_PLAIN_MAX + 1, record);
+	ck_assert_int_eq(kl_tls_record_open(&key, record, bytes, &type, &text), 1);
+	ck_assert_uint_eq(type, KL_TLS_DATA);
+	free(inner);
+	free(record);
+}
+END_TEST
+
 START_TEST(limits)
 {
 	struct kl_tls_key key = make_key(_i);
@@ -414,6 +461,7 @@ static Suite *record_suite(void)
 	tcase_add_loop_test(seal_open, explicit_nonce_is_the_sequence, 0, 2);
 	tcase_add_loop_test(seal_open, nothing_broken_opens, 0, KEYS);
 	tcase_add_loop_test(seal_open, padding, 0, 3);
+	tcase_add_test(seal_open, too_long_inside);
 	tcase_add_loop_test(seal_open, limits, 0, KEYS);
 	return suite;
 }

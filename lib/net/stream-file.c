@@ -23,6 +23,8 @@
 
 /* What is read, or goes through the pipe, at a time. */
 #define PIECE_BYTES ((size_t)256 << 10)
+/* The kernel's ERESTARTSYS: a splice that was interrupted may end with it, as no system call does. */
+#define RESTART 512
 /* Less than this is copied whatever the owner wants. */
 #define SPLICE_MIN ((uint64_t)64 << 10)
 
@@ -35,6 +37,7 @@ enum file_step {
 };
 
 struct kl_file {
+	struct kl_file *next; /* of those that were cancelled while they waited */
 	kloop_send_file_fn *done;
 	void *owner;
 	uint64_t offset; /* the next byte to read */
@@ -50,7 +53,8 @@ struct kl_file {
 	int error;
 	enum file_step step; /* in flight */
 	bool splice;
-	bool wanted; /* a layer found no bytes */
+	bool wanted;    /* a layer found no bytes */
+	bool cancelled; /* nothing more of it is to be sent */
 };
 
 /* ---- life ------------------------------------------------------------- */
@@ -78,6 +82,17 @@ void kl_file_end(void *owner, int status, void *user)
 	done(done_owner, status, sent, user);
 }
 
+void kl_file_end_cancelled(struct kloop_stream *stream)
+{
+	struct kl_file *file;
+
+	while ((file = stream->cancelled)) {
+		stream->cancelled = file->next;
+		kl_loop_note_call(stream->loop);
+		kl_file_end(file, -ECANCELED, stream->user);
+	}
+}
+
 int kl_file_get_error(const struct kl_file *file)
 {
 	return file->error;
@@ -87,7 +102,8 @@ int kl_file_get_error(const struct kl_file *file)
 static void end_file(struct kl_file *file, int error)
 {
 	file->left = 0;
-	file->error = error;
+	if (file->error == 0)
+		file->error = error;
 }
 
 /* A pipe, and how much fits in. It may be refused (-EMFILE, -ENFILE): then there are copies. */
@@ -138,7 +154,7 @@ static void note_read(struct kl_file *file, int32_t result)
 	file->offset += (uint64_t)result;
 	file->left -= (uint64_t)result;
 	if (result == 0)
-		end_file(file, 0); /* the file has become shorter */
+		end_file(file, 0); /* the file is shorter than was asked for */
 }
 
 static void note_fill(struct kl_file *file, int32_t result)
@@ -231,6 +247,8 @@ static void step_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	bool sends = file->step == FILE_SEND || file->step == FILE_DRAIN;
 
 	(void)flags;
+	if (result == -RESTART)
+		result = -EINTR;
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
 	if (sends && result == -EAGAIN) {
@@ -265,6 +283,8 @@ bool kl_file_run(struct kloop_stream *stream, struct kl_file *file)
 	struct kl_layer *layer = stream->layer;
 	size_t bytes = file->piped > 0 ? file->piped : file->end - file->head;
 
+	if (file->cancelled)
+		return true;
 	if (bytes > 0) {
 		if (layer && layer->plain_write && !layer->ops->run_file(stream, bytes))
 			return false;
@@ -281,14 +301,16 @@ bool kl_file_run(struct kloop_stream *stream, struct kl_file *file)
 bool kl_file_fill(struct kloop_stream *stream, struct kl_file *file)
 {
 	file->wanted = false;
-	return read_piece(stream, file);
+	return file->cancelled || read_piece(stream, file);
 }
 
 size_t kl_file_peek(struct kl_file *file, const void **ret_data)
 {
-	file->wanted = file->head == file->end;
+	size_t bytes = file->cancelled ? 0 : file->end - file->head;
+
+	file->wanted = bytes == 0;
 	*ret_data = file->buffer + file->head;
-	return file->end - file->head;
+	return bytes;
 }
 
 void kl_file_skip(struct kl_file *file, size_t bytes)
@@ -300,6 +322,11 @@ void kl_file_skip(struct kl_file *file, size_t bytes)
 bool kl_file_is_wanted(const struct kl_file *file)
 {
 	return file->wanted;
+}
+
+const void *kl_file_get_owner(const struct kl_file *file)
+{
+	return file->owner;
 }
 
 /* ---- public ----------------------------------------------------------- */
@@ -370,5 +397,30 @@ int kloop_stream_send_file(struct kloop_stream *stream, int fd, uint64_t offset,
 	size = size > offset ? size - offset : 0;
 	if (stream->layer)
 		stream->layer->ops->note_file(stream, size < bytes ? size : bytes, flags);
+	return 0;
+}
+
+int kloop_stream_cancel_file(struct kloop_stream *stream, void *owner)
+{
+	struct kl_file *file;
+	int r = stream ? kl_loop_check(stream->loop) : -EINVAL;
+
+	if (r < 0)
+		return r;
+	file = kl_stream_find_file(stream, owner);
+	if (!file)
+		return -ENOENT;
+	if (kl_stream_get_file(stream) == file && kloop_op_is_active(&stream->write_op) &&
+	    stream->write_op.complete == step_done) {
+		file->cancelled = true;
+		file->error = -ECANCELED;
+		kl_stream_cancel_write(stream);
+		return 0;
+	}
+	/* What is before it may wait for long: the file does not. */
+	kl_stream_remove_file(stream, file);
+	file->next = stream->cancelled;
+	stream->cancelled = file;
+	kl_stream_schedule(stream);
 	return 0;
 }

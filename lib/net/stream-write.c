@@ -9,7 +9,7 @@
  * has none; a typical message costs one allocation, which holds the vector and
  * the copied bytes.
  */
-#include "stream.h"
+#include "batch.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -17,182 +17,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define FIRST_SEGMENTS 4
 /* Room for copies in a batch; with it a batch still fits malloc's fast path. */
 #define FIRST_ROOM 768
-/* The least room in a further piece of memory for copies. */
-#define MORE_ROOM ((size_t)4096)
 /* The kernel's limits: segments in a vector, bytes in one call. */
 #define MAX_SEGMENTS 1024
 #define MAX_BYTES ((size_t)1 << 30)
 
-/* A control message of one byte. */
-#define CONTROL_BYTES CMSG_SPACE(sizeof(unsigned char))
-
-/* What to do when a segment is sent. release NULL: free the owner, if any. */
-struct kl_segment_end {
-	kloop_release_fn *release;
-	void *owner;
-};
-
-struct kl_batch {
-	struct iovec *vector;
-	struct kl_segment_end *ends; /* lies behind the vector in the same memory */
-	uint32_t head;               /* the first segment that is not yet sent */
-	uint32_t count;
-	uint32_t capacity;
-	uint32_t room_segment; /* of the segments in the room, the last: it owns the memory */
-	char *room;            /* for copies */
-	size_t room_bytes;
-	struct kl_batch *next;       /* for layers; of one that is sent: what was interrupted */
-	struct cmsghdr *control;     /* for layers; mostly NULL */
-	struct msghdr message;
-	struct iovec first_vector[FIRST_SEGMENTS];
-	struct kl_segment_end first_ends[FIRST_SEGMENTS];
-	char first_room[];
-};
-
-/* ---- batches ---------------------------------------------------------- */
-
-static struct kl_batch *make_batch(size_t room_bytes)
-{
-	struct kl_batch *batch = kl_malloc(sizeof(*batch) + room_bytes);
-
-	if (!batch)
-		return NULL;
-	batch->vector = batch->first_vector;
-	batch->ends = batch->first_ends;
-	batch->head = 0;
-	batch->count = 0;
-	batch->capacity = FIRST_SEGMENTS;
-	batch->room_segment = 0;
-	batch->room = batch->first_room;
-	batch->room_bytes = room_bytes;
-	batch->next = NULL;
-	batch->control = NULL;
-	return batch;
-}
-
-static void free_batch(struct kl_batch *batch)
-{
-	if (batch->vector != batch->first_vector)
-		kl_free(batch->vector);
-	kl_free(batch->control);
-	kl_free(batch);
-}
-
-static int grow_batch(struct kl_batch *batch)
-{
-	uint32_t capacity = batch->capacity * 2;
-	struct iovec *vector;
-	struct kl_segment_end *ends;
-
-	vector = kl_malloc((sizeof(*vector) + sizeof(*ends)) * capacity);
-	if (!vector)
-		return -ENOMEM;
-	ends = (struct kl_segment_end *)(void *)(vector + capacity);
-	memcpy(vector, batch->vector, sizeof(*vector) * batch->count);
-	memcpy(ends, batch->ends, sizeof(*ends) * batch->count);
-	if (batch->vector != batch->first_vector)
-		kl_free(batch->vector);
-	batch->vector = vector;
-	batch->ends = ends;
-	batch->capacity = capacity;
-	return 0;
-}
-
-static int add_segment(struct kl_batch *batch, const void *data, size_t bytes,
-		       kloop_release_fn *release, void *owner)
-{
-	if (batch->count == batch->capacity && grow_batch(batch) < 0)
-		return -ENOMEM;
-	batch->vector[batch->count].iov_base = (void *)(uintptr_t)data;
-	batch->vector[batch->count].iov_len = bytes;
-	batch->ends[batch->count].release = release;
-	batch->ends[batch->count].owner = owner;
-	batch->count++;
-	return 0;
-}
-
-/* A segment of copied bytes in new memory. */
-static int add_room(struct kl_batch *batch, size_t bytes)
-{
-	size_t room_bytes = bytes > MORE_ROOM ? bytes : MORE_ROOM;
-	char *room = kl_malloc(room_bytes);
-
-	if (!room)
-		return -ENOMEM;
-	if (add_segment(batch, room, bytes, NULL, room) < 0) {
-		kl_free(room);
-		return -ENOMEM;
-	}
-	batch->room_segment = batch->count - 1;
-	batch->room = room;
-	batch->room_bytes = room_bytes;
-	return 0;
-}
-
-/*
- * A further segment in the same memory, behind lent ones. The memory is freed
- * with the last segment that lies in it.
- */
-static int share_room(struct kl_batch *batch, size_t bytes)
-{
-	struct kl_segment_end *owning;
-
-	if (add_segment(batch, batch->room, bytes, NULL, NULL) < 0)
-		return -ENOMEM;
-	/* Of the batch's own room the owner is NULL, or a lent segment stands there. */
-	owning = &batch->ends[batch->room_segment];
-	if (!owning->release && batch->room_segment != batch->count - 1) {
-		batch->ends[batch->count - 1].owner = owning->owner;
-		owning->owner = NULL;
-	}
-	batch->room_segment = batch->count - 1;
-	return 0;
-}
-
-/* Copy bytes, directly behind those of the last write where that is possible. */
-static int add_copy(struct kl_batch *batch, const void *data, size_t bytes)
-{
-	struct iovec *last = batch->count > 0 ? &batch->vector[batch->count - 1] : NULL;
-	int r = 0;
-
-	if (batch->room_bytes < bytes)
-		r = add_room(batch, bytes);
-	else if (last && !batch->ends[batch->count - 1].release &&
-		 (char *)last->iov_base + last->iov_len == batch->room)
-		last->iov_len += bytes;
-	else
-		r = share_room(batch, bytes);
-	if (r < 0)
-		return r;
-	memcpy(batch->room, data, bytes);
-	batch->room += bytes;
-	batch->room_bytes -= bytes;
-	return 0;
-}
-
 /* ---- sent and released ------------------------------------------------ */
-
-/* The file that is next to be sent, if what is next is a file: a segment without bytes. */
-static struct kl_file *get_file(const struct kl_batch *batch)
-{
-	const struct kl_segment_end *end = &batch->ends[batch->head];
-
-	return batch->head < batch->count && end->release == kl_file_end ? end->owner : NULL;
-}
-
-/* Segments that can leave as one: up to a file. There is at least one. */
-static unsigned count_segments(const struct kl_batch *batch)
-{
-	uint32_t i = batch->head;
-
-	do
-		i++;
-	while (i < batch->count && batch->ends[i].release != kl_file_end);
-	return i - batch->head;
-}
 
 static void end_segment(struct kloop_stream *stream, struct kl_batch *batch, int status)
 {
@@ -212,7 +43,7 @@ static void advance(struct kloop_stream *stream, struct kl_batch *batch, size_t 
 {
 	struct iovec *segment;
 
-	while (batch->head < batch->count && !get_file(batch)) {
+	while (batch->head < batch->count && !kl_batch_get_file(batch)) {
 		segment = &batch->vector[batch->head];
 		if (segment->iov_len > bytes) {
 			segment->iov_base = (char *)segment->iov_base + bytes;
@@ -231,6 +62,7 @@ void kl_stream_release_all(struct kloop_stream *stream, int status)
 
 	if (stream->layer)
 		stream->layer->ops->release_all(stream, status);
+	kl_file_end_cancelled(stream);
 	/* The stream takes no writes any more, so this comes to an end. */
 	while (stream->out.sending || stream->pending) {
 		batch = stream->out.sending ? stream->out.sending : stream->pending;
@@ -240,7 +72,7 @@ void kl_stream_release_all(struct kloop_stream *stream, int status)
 			stream->pending = NULL;
 		else
 			stream->out.sending = batch->next;
-		free_batch(batch);
+		kl_batch_free(batch);
 	}
 }
 
@@ -266,7 +98,7 @@ static void fill_message(struct kl_batch *batch, struct iovec *vector, unsigned 
 	batch->message.msg_iovlen = count;
 	if (batch->control) {
 		batch->message.msg_control = batch->control;
-		batch->message.msg_controllen = CONTROL_BYTES;
+		batch->message.msg_controllen = KL_BATCH_CONTROL_BYTES;
 	}
 }
 
@@ -274,7 +106,7 @@ static void fill_message(struct kl_batch *batch, struct iovec *vector, unsigned 
 static int submit(struct kloop_stream *stream, struct kl_batch *batch)
 {
 	struct iovec *vector = batch->vector + batch->head;
-	unsigned count = count_segments(batch);
+	unsigned count = kl_batch_count_segments(batch);
 	struct kloop_op *op = &stream->write_op;
 	size_t bytes = vector->iov_len < MAX_BYTES ? vector->iov_len : MAX_BYTES;
 	int flags = kl_stream_get_send_flags(stream);
@@ -305,10 +137,10 @@ static void continue_send(struct kloop_stream *stream)
 	while ((batch = stream->out.sending)) {
 		if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
 			return;
-		file = get_file(batch);
+		file = kl_batch_get_file(batch);
 		if (batch->head == batch->count) {
 			stream->out.sending = batch->next;
-			free_batch(batch);
+			kl_batch_free(batch);
 		} else if (file) {
 			if (!kl_file_run(stream, file))
 				return;
@@ -380,7 +212,7 @@ static void send_done(struct kloop_op *op, int32_t result, uint32_t flags)
 /* What is pending has a file at its head that the layer wants to read, and nothing is in flight. */
 static struct kl_file *get_wanted_file(const struct kloop_stream *stream)
 {
-	struct kl_file *file = stream->pending ? get_file(stream->pending) : NULL;
+	struct kl_file *file = stream->pending ? kl_batch_get_file(stream->pending) : NULL;
 
 	if (!file || stream->out.sending || kloop_op_is_active(&stream->write_op) ||
 	    kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
@@ -395,7 +227,7 @@ static void end_pending(struct kloop_stream *stream)
 	if (batch->head < batch->count)
 		return;
 	stream->pending = NULL;
-	free_batch(batch);
+	kl_batch_free(batch);
 }
 
 /* The layer sends; where it needs a piece of a file, read that first. */
@@ -414,9 +246,11 @@ static void run_layer(struct kloop_stream *stream)
 
 void kl_stream_run_write(struct kloop_stream *stream)
 {
-	bool can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
-			!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
+	bool can_send;
 
+	kl_file_end_cancelled(stream);
+	can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
+		   !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
 	/* A piece of a file is read by the same operation, while nothing is sent. */
 	if (can_send && !stream->out.sending && !kloop_op_is_active(&stream->write_op)) {
 		if (kl_stream_has(stream, KL_STREAM_WRITE_LAYER))
@@ -431,7 +265,48 @@ void kl_stream_run_write(struct kloop_stream *stream)
 
 struct kl_file *kl_stream_get_file(struct kloop_stream *stream)
 {
-	return get_file(stream->out.sending ? stream->out.sending : stream->pending);
+	struct kl_batch *batch = stream->out.sending ? stream->out.sending : stream->pending;
+
+	return batch ? kl_batch_get_file(batch) : NULL;
+}
+
+/* The next batch of the queue: what is being sent, what that interrupted, what is pending. */
+static struct kl_batch *next_batch(struct kloop_stream *stream, struct kl_batch *batch)
+{
+	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
+
+	if (!batch)
+		return !connecting && stream->out.sending ? stream->out.sending : stream->pending;
+	if (batch == stream->pending)
+		return NULL;
+	return batch->next ? batch->next : stream->pending;
+}
+
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner)
+{
+	struct kl_batch *batch = NULL;
+	uint32_t i;
+
+	while ((batch = next_batch(stream, batch)))
+		for (i = batch->head; i < batch->count; i++)
+			if (batch->ends[i].release == kl_file_end &&
+			    kl_file_get_owner(batch->ends[i].owner) == owner)
+				return batch->ends[i].owner;
+	return NULL;
+}
+
+void kl_stream_remove_file(struct kloop_stream *stream, const struct kl_file *file)
+{
+	struct kl_batch *batch = NULL;
+	uint32_t i;
+
+	while ((batch = next_batch(stream, batch)))
+		for (i = batch->head; i < batch->count; i++)
+			if (batch->ends[i].release == kl_file_end && batch->ends[i].owner == file) {
+				/* An empty write stays, of which nobody is told. */
+				batch->ends[i].release = NULL;
+				batch->ends[i].owner = NULL;
+			}
 }
 
 void kl_stream_continue_write(struct kloop_stream *stream)
@@ -443,64 +318,12 @@ void kl_stream_continue_write(struct kloop_stream *stream)
 
 /* ---- for layers ------------------------------------------------------- */
 
-int kl_batch_append(struct kl_batch **batch, const void *data, size_t bytes, size_t room_bytes)
-{
-	struct kl_batch *made = *batch;
-	int r;
-
-	if (!made) {
-		made = make_batch(room_bytes > bytes ? room_bytes : bytes);
-		if (!made)
-			return -ENOMEM;
-	}
-	r = add_copy(made, data, bytes);
-	if (r < 0 && !*batch)
-		free_batch(made);
-	else
-		*batch = made;
-	return r;
-}
-
-int kl_batch_set_control(struct kl_batch *batch, int level, int type, unsigned char value)
-{
-	struct cmsghdr *header = kl_calloc(1, CONTROL_BYTES);
-
-	if (!header)
-		return -ENOMEM;
-	header->cmsg_level = level;
-	header->cmsg_type = type;
-	header->cmsg_len = CMSG_LEN(sizeof(value));
-	*CMSG_DATA(header) = value;
-	batch->control = header;
-	return 0;
-}
-
-struct kl_batch *kl_batch_get_next(const struct kl_batch *batch)
-{
-	return batch->next;
-}
-
-void kl_batch_set_next(struct kl_batch *batch, struct kl_batch *next)
-{
-	batch->next = next;
-}
-
-size_t kl_batch_count_bytes(const struct kl_batch *batch)
-{
-	size_t bytes = 0;
-	uint32_t i;
-
-	for (i = batch->head; i < batch->count; i++)
-		bytes += batch->vector[i].iov_len;
-	return bytes;
-}
-
 void kl_batch_drop(struct kloop_stream *stream, struct kl_batch *batch, int status)
 {
 	stream->write_bytes += kl_batch_count_bytes(batch);
 	while (batch->head < batch->count)
 		end_segment(stream, batch, status);
-	free_batch(batch);
+	kl_batch_free(batch);
 }
 
 struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream)
@@ -515,9 +338,9 @@ struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream)
 
 void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch)
 {
-	if (batch->head == batch->count || get_file(batch))
+	if (batch->head == batch->count || kl_batch_get_file(batch))
 		return;
-	fill_message(batch, batch->vector + batch->head, count_segments(batch));
+	fill_message(batch, batch->vector + batch->head, kl_batch_count_segments(batch));
 	(void)!sendmsg(stream->fd, &batch->message, MSG_DONTWAIT | MSG_NOSIGNAL);
 	kl_loop_count_direct(stream->loop);
 }
@@ -541,7 +364,7 @@ unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_da
 				size_t *ret_bytes)
 {
 	struct kl_batch *batch = stream->pending;
-	struct kl_file *file = batch ? get_file(batch) : NULL;
+	struct kl_file *file = batch ? kl_batch_get_file(batch) : NULL;
 
 	if (!batch)
 		return 0;
@@ -556,7 +379,7 @@ unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_da
 
 void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes)
 {
-	struct kl_file *file = get_file(stream->pending);
+	struct kl_file *file = kl_batch_get_file(stream->pending);
 
 	if (file) {
 		kl_file_skip(file, bytes);
@@ -591,12 +414,12 @@ int kl_stream_add(struct kloop_stream *stream, const void *data, size_t bytes,
 	if (!batch) {
 		size_t room = release ? 0 : bytes > FIRST_ROOM ? bytes : FIRST_ROOM;
 
-		batch = make_batch(room);
+		batch = kl_batch_make(room);
 		if (!batch)
 			return -ENOMEM;
 	}
-	r = release ? add_segment(batch, data, bytes, release, owner)
-		    : add_copy(batch, data, bytes);
+	r = release ? kl_batch_add_segment(batch, data, bytes, release, owner)
+		    : kl_batch_add_copy(batch, data, bytes);
 	if (r < 0)
 		return r; /* only a batch that has segments already can fail to grow */
 	stream->pending = batch;

@@ -3,7 +3,7 @@
  * What the files of the stream share: its struct and its states.
  *
  * stream.c owns life and death, stream-read.c the read path, stream-write.c
- * the write path, stream-file.c the files in it. Rules that hold in all of them:
+ * the write path, stream-batch.c its memory, stream-file.c the files in it. Rules that hold in all of them:
  *
  * - Public functions only set state, prepare operations and schedule the
  *   stream's defer; callbacks come from completions and from the defer, each
@@ -60,7 +60,7 @@ enum kl_stream_state {
 	KL_STREAM_OVER = KL_STREAM_FAILED | KL_STREAM_CLOSING,
 };
 
-struct kl_batch;  /* stream-write.c: what leaves as one send */
+struct kl_batch;  /* stream-batch.c: what leaves as one send */
 struct kl_file;   /* stream-file.c: a file among what is written */
 struct kl_held;   /* stream-read.c: bytes that came while reading was stopped */
 struct kl_direct; /* stream-read.c: memory lent to a receive, with SQPOLL */
@@ -155,6 +155,7 @@ struct kloop_stream {
 	size_t high_bytes;
 	struct kl_held *held; /* the last of a ring of them */
 	struct kl_direct *direct;
+	struct kl_file *cancelled; /* while they waited; to be told */
 	uint32_t state; /* enum kl_stream_state */
 	int fd;
 	int error;
@@ -260,8 +261,14 @@ void kl_stream_release_all(struct kloop_stream *stream, int status);
 /* Go on after an operation of a file. */
 void kl_stream_continue_write(struct kloop_stream *stream);
 
-/* The file whose operation is in flight. */
+/* The file whose operation is in flight; NULL if something else is. */
 struct kl_file *kl_stream_get_file(struct kloop_stream *stream);
+
+/* The first file of this owner among what is written; NULL if there is none. */
+struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner);
+
+/* Take a file out of what is written; no operation of it may be in flight. */
+void kl_stream_remove_file(struct kloop_stream *stream, const struct kl_file *file);
 
 /* For what is written: 0, or why nothing may be. */
 int kl_stream_check_write(const struct kloop_stream *stream, const void *data, size_t bytes);
@@ -322,6 +329,9 @@ void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes);
 /* Its release: tell the owner, and free it. */
 void kl_file_end(void *owner, int status, void *user);
 
+/* Tell of files that were cancelled while they waited. */
+void kl_file_end_cancelled(struct kloop_stream *stream);
+
 /*
  * Nothing is in flight: have the next operation that sends the file as it is.
  * Returns: whether the file is done instead, with kl_file_get_error().
@@ -338,5 +348,7 @@ int kl_file_get_error(const struct kl_file *file);
 size_t kl_file_peek(struct kl_file *file, const void **ret_data);
 void kl_file_skip(struct kl_file *file, size_t bytes);
 bool kl_file_is_wanted(const struct kl_file *file);
+
+const void *kl_file_get_owner(const struct kl_file *file);
 
 #endif

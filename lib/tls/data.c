@@ -11,8 +11,13 @@
 #define GATHER_MAX ((size_t)8 << 10)
 /* What a record adds, with room to spare: header, nonce, tag, inner type. */
 #define RECORD_OVERHEAD 64
-/* From here on a read is worth asking the owner for memory. */
-#define ASK_MIN ((size_t)32 << 10)
+/* From here on a read is worth asking the owner for memory: it saves a copy. */
+#define ASK_MIN ((size_t)4 << 10)
+/*
+ * A connection that has read so often is busy: OpenSSL then keeps its buffers,
+ * 16 KiB each way, instead of getting them anew for each record.
+ */
+#define BUSY_READS 16
 /*
  * Records with one AES-GCM key: RFC 8446 (5.5) and RFC 9846 allow 2^24.5 full
  * ones.
@@ -95,7 +100,7 @@ void kl_tls_tell_end(struct kloop_tls *tls)
 	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
 		kl_stream_end_read(tls->stream, 0);
 	else if (kl_tls_has(tls, KL_TLS_RAW_ENDED))
-		/* Who configured the object may take any end for an orderly one. */
+		/* Whoever configured the object may take any end for an orderly one. */
 		kl_stream_end_read(tls->stream,
 				   SSL_get_options(tls->ssl) & SSL_OP_IGNORE_UNEXPECTED_EOF
 					   ? 0
@@ -109,6 +114,8 @@ void kl_tls_pump(struct kloop_tls *tls)
 	void *buffer;
 	int error;
 
+	if (tls->reads < BUSY_READS && ++tls->reads == BUSY_READS)
+		SSL_clear_mode(tls->ssl, SSL_MODE_RELEASE_BUFFERS);
 	while (reads(tls) && (kl_tls_has_input(tls) || SSL_pending(tls->ssl))) {
 		buffer = get_buffer(tls, estimate(tls), &capacity);
 		if (!reads(tls))

@@ -21,9 +21,6 @@ enum kl_ktls_ability {
  */
 unsigned kl_ktls_get_abilities(void);
 
-/* Does the environment have KLOOP_KTLS=0? Read once in a process. */
-bool kl_ktls_is_off(void);
-
 /*
  * Ask the kernel now, whatever the environment says.
  *

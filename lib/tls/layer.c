@@ -10,7 +10,8 @@
 void kl_tls_enter_ssl(struct kloop_tls *tls)
 {
 	/* What others left there would be taken for the reason of a failure. */
-	ERR_clear_error();
+	if (ERR_peek_error())
+		ERR_clear_error();
 	tls->state |= KL_TLS_IN_SSL;
 }
 
@@ -22,9 +23,14 @@ int kl_tls_leave_ssl(struct kloop_tls *tls)
 	return tls->out_error;
 }
 
+void kl_tls_note_output(struct kloop_tls *tls)
+{
+	tls->layer.has_output = tls->out || tls->controls || kl_tls_has(tls, KL_TLS_SEND_REKEY);
+}
+
 void kl_tls_flush(struct kloop_tls *tls)
 {
-	tls->layer.has_output = tls->out || tls->controls;
+	kl_tls_note_output(tls);
 	if (tls->stream && tls->layer.has_output)
 		kl_stream_schedule(tls->stream);
 }
@@ -245,7 +251,7 @@ static void run_write(struct kloop_stream *stream)
 		return;
 	if (batch) {
 		tls->out = NULL;
-		tls->layer.has_output = tls->controls;
+		kl_tls_note_output(tls);
 		kl_stream_send(stream, batch);
 	} else if (kl_tls_has(tls, KL_TLS_SEND_KERNEL) && kl_tls_offload_run_write(tls) &&
 		   stream->pending) {
@@ -321,6 +327,7 @@ static void release_all(struct kloop_stream *stream, int status)
 			tls->controls = kl_batch_get_next(batch);
 		kl_batch_drop(stream, batch, status);
 	}
+	tls->state &= ~(uint32_t)KL_TLS_SEND_REKEY;
 	tls->layer.has_output = false;
 }
 

@@ -70,6 +70,16 @@ void kl_tls_offload_begin(struct kloop_tls *tls)
 		tls->state |= KL_TLS_WANT_SEND | KL_TLS_WANT_RECEIVE;
 }
 
+static void free_offload(struct kl_tls_offload *offload)
+{
+	kl_tls_key_wipe(&offload->send);
+	kl_tls_key_wipe(&offload->receive);
+	kl_free(offload->sealed);
+	kl_free(offload->partial);
+	kl_free(offload->received);
+	kl_free(offload);
+}
+
 static int make_offload(struct kloop_tls *tls)
 {
 	struct kl_tls_offload *offload = tls->offload;
@@ -84,17 +94,16 @@ static int make_offload(struct kloop_tls *tls)
 	offload->sealed = kl_malloc(RECORD_ROOM);
 	offload->partial = kl_malloc(RECORD_ROOM);
 	offload->received = kl_malloc(RECORD_ROOM);
+	if (!offload->sealed || !offload->partial || !offload->received) {
+		free_offload(offload);
+		return -ENOMEM;
+	}
 	tls->offload = offload;
-	if (offload->sealed && offload->partial && offload->received)
-		return 0;
-	kl_tls_offload_free(tls);
-	return -ENOMEM;
+	return 0;
 }
 
 void kl_tls_offload_free(struct kloop_tls *tls)
 {
-	struct kl_tls_offload *offload = tls->offload;
-
 	if (kl_tls_has(tls, KL_TLS_WATCHED))
 		kl_tls_secrets_unwatch(tls->ssl);
 	tls->state &= ~(uint32_t)KL_TLS_WATCHED;
@@ -102,14 +111,8 @@ void kl_tls_offload_free(struct kloop_tls *tls)
 		OPENSSL_cleanse(tls->secrets, sizeof(*tls->secrets));
 	kl_free(tls->secrets);
 	tls->secrets = NULL;
-	if (!offload)
-		return;
-	kl_tls_key_wipe(&offload->send);
-	kl_tls_key_wipe(&offload->receive);
-	kl_free(offload->sealed);
-	kl_free(offload->partial);
-	kl_free(offload->received);
-	kl_free(offload);
+	if (tls->offload)
+		free_offload(tls->offload);
 	tls->offload = NULL;
 }
 
@@ -301,6 +304,19 @@ static int renew_receive(struct kloop_tls *tls)
 	return r < 0 ? KLOOP_ERROR_TLS_KEY_UPDATE : 0;
 }
 
+/* Have OpenSSL write a KeyUpdate. Returns: 0; or a failure, which is noted. */
+static int write_key_update(struct kloop_tls *tls, int type)
+{
+	int r = 0;
+
+	kl_tls_enter_ssl(tls);
+	if (!SSL_key_update(tls->ssl, type) || SSL_do_handshake(tls->ssl) <= 0)
+		r = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
+	if (kl_tls_leave_ssl(tls) < 0 && r == 0)
+		r = kl_tls_note_failure(tls, tls->out_error);
+	return r;
+}
+
 void kl_tls_offload_answer(struct kloop_tls *tls)
 {
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL) ||
@@ -312,10 +328,9 @@ void kl_tls_offload_answer(struct kloop_tls *tls)
 		fail_renewal(tls);
 		return;
 	}
-	kl_tls_enter_ssl(tls);
-	(void)SSL_do_handshake(tls->ssl);
-	if (kl_tls_leave_ssl(tls) < 0)
-		kl_tls_fail(tls, tls->out_error);
+	/* By itself OpenSSL answers with its next write, and there is none. */
+	if (write_key_update(tls, SSL_KEY_UPDATE_NOT_REQUESTED) < 0)
+		kl_tls_fail(tls, tls->error);
 }
 
 /* A record that is no data: let OpenSSL see it as it would have arrived. */
@@ -499,6 +514,7 @@ int kl_tls_offload_output(struct kloop_tls *tls, const uint8_t *data, size_t byt
 static bool renew_send(struct kloop_tls *tls)
 {
 	tls->state &= ~(uint32_t)KL_TLS_SEND_REKEY;
+	kl_tls_note_output(tls);
 	tls->offload->send_records = 0;
 	if (kl_ktls_set_key(tls->stream->fd, true, &tls->offload->send, 0) == 0)
 		return true;
@@ -523,11 +539,8 @@ static bool check_limit(struct kloop_tls *tls)
 	}
 	offload->send_records = 0;
 	tls->layer.tried_bytes = 0;
-	kl_tls_enter_ssl(tls);
-	if (SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED))
-		(void)SSL_do_handshake(tls->ssl);
-	if (kl_tls_leave_ssl(tls) < 0)
-		kl_tls_fail(tls, tls->out_error);
+	if (write_key_update(tls, SSL_KEY_UPDATE_NOT_REQUESTED) < 0)
+		kl_tls_fail(tls, tls->error);
 	return !kl_stream_has(tls->stream, KL_STREAM_FAILED);
 }
 
@@ -543,11 +556,11 @@ bool kl_tls_offload_run_write(struct kloop_tls *tls)
 	if (!batch)
 		return true;
 	tls->controls = kl_batch_get_next(batch);
-	tls->layer.has_output = tls->controls || tls->out;
 	if (batch == tls->offload->renewing) {
 		tls->offload->renewing = NULL;
 		tls->state |= KL_TLS_SEND_REKEY;
 	}
+	kl_tls_note_output(tls);
 	kl_stream_send(tls->stream, batch);
 	return false;
 }
@@ -590,16 +603,11 @@ int kloop_tls_update_keys(struct kloop_tls *tls, bool request_peer)
 	if (SSL_version(tls->ssl) < TLS1_3_VERSION ||
 	    (kl_tls_has(tls, KL_TLS_SEND_KERNEL | KL_TLS_RECEIVE_KERNEL) && !can_renew()))
 		return -EOPNOTSUPP;
-	if (SSL_get_key_update_type(tls->ssl) != SSL_KEY_UPDATE_NONE ||
-	    kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing))
+	if (kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing))
 		return -EALREADY;
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL))
 		tls->state |= KL_TLS_RENEWED;
-	kl_tls_enter_ssl(tls);
-	if (!SSL_key_update(tls->ssl, type) || SSL_do_handshake(tls->ssl) < 0)
-		r = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
-	if (kl_tls_leave_ssl(tls) < 0 && r == 0)
-		r = tls->out_error;
+	r = write_key_update(tls, type);
 	if (r < 0)
 		kl_tls_fail(tls, r);
 	return r;

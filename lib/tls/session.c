@@ -54,8 +54,8 @@ static void prepare_ssl(SSL *ssl)
 	SSL_clear_options(ssl, SSL_OP_ENABLE_KTLS);
 	/*
 	 * RELEASE_BUFFERS: between two records a connection holds no buffers for
-	 * them, which are 16 KiB for each direction. It costs an allocation for
-	 * each record, little beside its encryption; and most connections are idle.
+	 * them, which are 16 KiB for each direction. Most connections are idle;
+	 * kl_tls_pump() takes it back from those that are not.
 	 */
 	SSL_set_mode(ssl, SSL_MODE_AUTO_RETRY | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 				  SSL_MODE_RELEASE_BUFFERS);

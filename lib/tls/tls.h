@@ -93,6 +93,7 @@ struct kloop_tls {
 	SSL *ssl;
 	uint32_t state;     /* enum kl_tls_state */
 	uint8_t ktls_mode;  /* enum kloop_ktls_mode */
+	uint8_t reads;      /* of data, up to BUSY_READS */
 	kloop_tls_step_fn *step;
 	void *step_user;
 	kloop_tls_handshake_fn *on_handshake;
@@ -221,6 +222,9 @@ void kl_tls_fail(struct kloop_tls *tls, int error);
 void kl_tls_enter_ssl(struct kloop_tls *tls);
 /* After it: returns 0, or what kept its output from being gathered. */
 int kl_tls_leave_ssl(struct kloop_tls *tls);
+
+/* Set layer.has_output as things stand. */
+void kl_tls_note_output(struct kloop_tls *tls);
 
 /* Something is to be sent: have the stream look. */
 void kl_tls_flush(struct kloop_tls *tls);

@@ -442,3 +442,26 @@ def test_foreign_transport(kernel_loop, certificates):
         await finish(server)
 
     run(loop, case())
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_end_from_inside_the_handshake(kernel_loop, certificates, end):
+    """A callback of the ssl module, which runs in the middle of a step, ends the transport."""
+    loop = kernel_loop
+
+    async def case():
+        context = certificates.server()
+        made, server, address = await start_upgrading(loop, context)
+        context.sni_callback = lambda *_: getattr(made[0].transport, end)()
+        transport, protocol = await plain(loop, address)
+        transport.write(b"STARTTLS")
+        await until(lambda: protocol.data == b"GO")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await upgrade(loop, transport, protocol, certificates.trusting())
+        await wait(made[0].lost)
+        with pytest.raises(ConnectionAbortedError):
+            await made[0].task
+        await wait(protocol.lost)
+        await finish(server)
+
+    run(loop, case())

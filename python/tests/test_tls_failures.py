@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import kloop
 from tls_tools import (
     VERSIONS,
     Bio,
@@ -400,3 +401,66 @@ def test_alert_of_the_peer(tls_loop, certificates, version):
         assert not tls_loop.failures
 
     run(tls_loop, case())
+
+
+@pytest.mark.parametrize("when", ["in the handshake", "connection_made", "data_received"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_exit_from_a_callback(certificates, kind, when):
+    """KeyboardInterrupt and SystemExit leave run_forever(), wherever they come up."""
+    loop = kloop.Loop()
+    protocols = []
+
+    def leave(*_):
+        raise kind("on purpose")
+
+    async def case():
+        _, _, address = await start_echo(loop, certificates.server())
+        context = certificates.trusting()
+        protocol = Recorder(**{} if when == "in the handshake" else {when: leave})
+        protocols.append(protocol)
+        if when == "in the handshake":
+            context._msg_callback = leave
+        transport, _ = await connect(loop, address, context, protocol)
+        transport.write(b"hello")
+        await protocol.lost
+
+    try:
+        task = loop.create_task(case())
+        with pytest.raises(kind, match="on purpose"):
+            loop.run_until_complete(task)
+        for transport in [p.transport for p in protocols if p.transport]:
+            transport.abort()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ssl.SSLError):
+            loop.run_until_complete(task)
+        loop.run_until_complete(turns())
+    finally:
+        loop.close()
+
+
+def test_exception_of_a_message_callback(certificates):
+    """In the handshake it is the connection's failure; in the data phase it has nobody."""
+    loop = kloop.Loop()
+
+    def fail(*_):
+        raise ZeroDivisionError("on purpose")
+
+    async def case():
+        _, server, address = await start_echo(loop, certificates.server())
+        context = certificates.trusting()
+        context._msg_callback = fail
+        await refused(loop, address, context, ZeroDivisionError)
+        context._msg_callback = None
+        transport, protocol = await connect(loop, address, context)
+        context._msg_callback = fail
+        transport.write(b"goes on")
+        await until(lambda: protocol.data == b"goes on")
+        await finish(server, transport)
+
+    failures = []
+    loop.set_exception_handler(lambda _, told: failures.append(told))
+    try:
+        run(loop, case())
+    finally:
+        loop.close()
+    assert [type(told["exception"]) for told in failures] == [ZeroDivisionError]

@@ -205,7 +205,7 @@ kloop.run(main(), ktls="on")
 
 
 def test_nothing_is_left_of_connections(kernel_loop, certificates):
-    """500 connections, some of which fail: what they were made of is gone."""
+    """Hundreds of connections, some of which fail: what they were made of is gone."""
     loop = kernel_loop
     context, trusting = certificates.server(), certificates.trusting()
     context.sni_callback = lambda *_: None
@@ -242,14 +242,19 @@ def test_nothing_is_left_of_connections(kernel_loop, certificates):
 
     async def case():
         made, server, address = await start_echo(loop, context)
-        # OpenSSL's cache of sessions and the heap find their size first.
-        await many(address, 500)
+        await many(address, 100)
         made.clear()
-        before, memory = counted(), resident()
-        await many(address, 500)
-        made.clear()
-        assert counted() == before
-        assert resident() - memory < 8 << 20
+        before = counted()
+        growth = []
+        for _ in range(4):
+            memory = resident()
+            await many(address, 140)
+            made.clear()
+            assert counted() == before
+            growth.append(resident() - memory)
+        # What leaks grows each time: the SSL of a connection alone has some 10 KB. The heap
+        # finds its size once. AddressSanitizer keeps what was freed.
+        assert "asan" in os.environ.get("LD_PRELOAD", "") or min(growth) < 1 << 20, growth
         await finish(server)
 
     run(loop, case())

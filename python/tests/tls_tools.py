@@ -76,7 +76,7 @@ class Certificates:
         self.folder = folder
         self.ca = folder / "ca.pem"
         self._self_signed("ca", "/CN=kloop test authority", "-addext",
-                          "basicConstraints=critical,CA:TRUE")
+                          "keyUsage=critical,keyCertSign")
         self.localhost = self._signed("localhost", "DNS:localhost,IP:127.0.0.1")
         self.other = self._signed("other", "DNS:other.example")
         self.client = self._signed("client", "DNS:client.example")
@@ -96,7 +96,9 @@ class Certificates:
     def _signed(self, name, names, *options):
         request = self.folder / f"{name}.csr"
         extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={names}\n")
+        # What Python 3.13 and newer want to see, being strict.
+        extensions.write_text(f"subjectAltName={names}\nsubjectKeyIdentifier=hash\n"
+                              "authorityKeyIdentifier=keyid\n")
         openssl("req", "-new", "-subj", f"/CN={name}", *self._key_options(name), "-out", request)
         openssl("x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.folder / "ca.key",
                 "-CAcreateserial", "-extfile", extensions,

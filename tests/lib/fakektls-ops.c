@@ -164,8 +164,10 @@ void kt_ktls_forget_buffers(void)
 {
 	struct lent *lent;
 
+	/* No assertion that holds: main() may install a kernel for all tests. */
+	if (calls)
+		ck_abort_msg("an operation on a fake socket is in flight");
 	pthread_mutex_lock(&lock);
-	ck_assert_msg(!calls, "an operation on a fake socket is in flight");
 	while ((lent = lents)) {
 		lents = lent->next;
 		free(lent);

@@ -2,17 +2,31 @@
 /* Streams with TLS for tests: see tlsstream.h. */
 #include "tlsstream.h"
 
+#include "tls/ktls.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/err.h>
 #include <string.h>
 #include <unistd.h>
 
-bool kt_in_vm(void)
+static bool assumed;
+
+void kt_assume_ktls(void)
+{
+	assumed = true;
+}
+
+bool kt_has_ktls(void)
 {
 	const char *value = getenv("KLOOP_TEST_VM");
 
-	return value && strcmp(value, "1") == 0;
+	return assumed || (value && strcmp(value, "1") == 0);
+}
+
+bool kt_can_rekey(void)
+{
+	return kl_ktls_get_abilities() & KL_KTLS_REKEY;
 }
 
 /* ---- kLoop on both ends ------------------------------------------------ */
@@ -127,6 +141,18 @@ void kt_tls_put(struct kt_tls *self, size_t bytes, size_t position)
 
 /* ---- OpenSSL as a peer -------------------------------------------------- */
 
+static void on_message(int write_p, int version, int content_type, const void *data,
+		       size_t bytes, SSL *ssl, void *user)
+{
+	struct kt_peer *peer = user;
+
+	(void)version;
+	(void)ssl;
+	if (!write_p && content_type == SSL3_RT_HANDSHAKE && bytes > 0 &&
+	    *(const unsigned char *)data == SSL3_MT_KEY_UPDATE)
+		peer->updates++;
+}
+
 void kt_peer_open(struct kt_peer *peer, int fd, bool server, unsigned version)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -151,6 +177,8 @@ void kt_peer_open(struct kt_peer *peer, int fd, bool server, unsigned version)
 	peer->ssl = SSL_new(peer->ctx);
 	ck_assert_ptr_nonnull(peer->ssl);
 	ck_assert_int_eq(SSL_set_fd(peer->ssl, fd), 1);
+	SSL_set_msg_callback(peer->ssl, on_message);
+	SSL_set_msg_callback_arg(peer->ssl, peer);
 	if (server)
 		SSL_set_accept_state(peer->ssl);
 	else

@@ -11,8 +11,14 @@
 
 #include <openssl/ssl.h>
 
-/* Inside the virtual machine the kernel has TLS: nothing may be left out there. */
-bool kt_in_vm(void);
+/*
+ * Does the kernel have TLS for sure? In the virtual machine, and where a
+ * program has put tests/lib/fakektls.h in force, nothing may be left out.
+ */
+bool kt_has_ktls(void);
+void kt_assume_ktls(void);
+/* Does it take a second key? */
+bool kt_can_rekey(void);
 
 /* A recording stream with TLS. */
 struct kt_tls {
@@ -63,6 +69,7 @@ struct kt_peer {
 	SSL *ssl;
 	int fd;
 	size_t received;
+	int updates; /* KeyUpdate messages that came */
 	int error; /* of SSL_get_error(3), once something failed for good */
 	unsigned long reason;
 };

@@ -185,14 +185,18 @@ KLOOP_EXPORT int kloop_stream_write(struct kloop_stream *stream, const void *dat
 KLOOP_EXPORT ptrdiff_t kloop_stream_try_write(struct kloop_stream *stream, const void *data,
 					      size_t bytes) KLOOP_MUST_CHECK;
 
-/* To the end of the file. */
+/* To the end that the file has when it is queued. */
 #define KLOOP_FILE_END UINT64_MAX
 
 enum kloop_send_file_flag {
 	/*
-	 * With kTLS: let the kernel encrypt from the file's own pages, without a
-	 * copy (TLS_TX_ZEROCOPY_RO, Linux 5.19, for devices that encrypt). If the
-	 * file changes meanwhile the peer sees a broken record. Elsewhere ignored.
+	 * Do not copy the file into the program: splice(2) moves its pages to the
+	 * socket. With kTLS, moreover, a device that encrypts may read them
+	 * without a copy (TLS_TX_ZEROCOPY_RO, Linux 5.19). The file must not
+	 * change until the peer has it all: the peer would see the change, or a
+	 * broken record. A thread of the kernel does the work, so that it saves
+	 * time only where the network is slower than memory; ignored where TLS is
+	 * not in the kernel, and for less than 64 KiB.
 	 */
 	KLOOP_SEND_FILE_ZERO_COPY = 1 << 0,
 };
@@ -200,9 +204,11 @@ enum kloop_send_file_flag {
 /*
  * Called once for a kloop_stream_send_file().
  *
- * owner: as passed to it. status: 0, or a negative errno: of reading the file,
- * in which case the stream goes on behind what was sent; of the stream; or
- * -ECANCELED after an abort. sent_bytes: of the file, taken by the kernel.
+ * owner: as passed to it. status: 0, or a negative code: of reading the file
+ * (-EIO, -ENOMEM and so on) or -ECANCELED after kloop_stream_cancel_file(), in
+ * which cases the stream goes on behind what was sent; of the stream, whose end
+ * it is; or -ECANCELED after an abort. sent_bytes: of the file, taken by the
+ * kernel, or by TLS. user: the stream's.
  */
 typedef void kloop_send_file_fn(void *owner, int status, uint64_t sent_bytes, void *user);
 
@@ -214,24 +220,40 @@ typedef void kloop_send_file_fn(void *owner, int status, uint64_t sent_bytes, vo
  * that ends before is no error, sent_bytes tells. flags: of enum
  * kloop_send_file_flag.
  *
- * Where the kernel sends the stream's bytes as they are (no TLS, or kTLS) the
- * file's pages go to the socket by splice(2) operations and are not copied into
- * the program. With KLOOP_KTLS_AUTO it is the first of these calls that moves
- * the sending direction of a TLS stream into the kernel. Otherwise the file is
- * read in pieces, each encrypted and sent before the next.
+ * The file is read and sent in pieces of 256 KiB, of which one at a time is in
+ * memory; reading does not block the loop. With TLS each is encrypted; with
+ * KLOOP_KTLS_AUTO it is the first of these calls for 64 KiB or more that moves
+ * the sending direction into the kernel.
  *
  * What is written afterwards waits until the file is sent. The file does not
  * count in kloop_stream_get_write_bytes().
  *
  * Ownership: fd stays the caller's, and must stay open until done was called.
  * Completion: done, once, never inside this call.
- * Returns: 0; -EINVAL; -ENOMEM; -EBADF; -EPIPE and -ESTALE as
- * kloop_stream_write(); -EOPNOTSUPP for a pipe.
+ * Returns: 0; -EINVAL, also for what is no regular file; -EBADF, also if it is
+ * not open for reading; -ENOMEM; -EPIPE and -ESTALE as kloop_stream_write();
+ * -EOPNOTSUPP if the stream is a pipe.
  * Since: 0.1.
+ * See also: kloop_stream_cancel_file().
  */
 KLOOP_EXPORT int kloop_stream_send_file(struct kloop_stream *stream, int fd, uint64_t offset,
 					uint64_t bytes, unsigned flags, kloop_send_file_fn *done,
 					void *owner) KLOOP_MUST_CHECK;
+
+/*
+ * Request that a file be sent no further.
+ *
+ * owner: as passed to kloop_stream_send_file(); of several, the first is meant.
+ *
+ * What the kernel has of it arrives, and what was written behind it follows.
+ *
+ * Completion: that of the file, with -ECANCELED and what was sent, or with its
+ * result if it was faster.
+ * Returns: 0; -EINVAL; -ENOENT if no such file is queued; -EPERM, -ECHILD,
+ * -ESTALE as everywhere.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_stream_cancel_file(struct kloop_stream *stream, void *owner);
 
 /* Bytes written and not yet handed to the kernel. Since: 0.1. */
 KLOOP_EXPORT size_t kloop_stream_get_write_bytes(const struct kloop_stream *stream);

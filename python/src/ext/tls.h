@@ -50,7 +50,7 @@ struct kl_transport_tls {
 	bool open;             /* the handshake ended well */
 	bool known;            /* the protocol has seen connection_made() */
 	bool eof_told;         /* and eof_received() */
-	bool truncated;        /* the peer's end came without close_notify */
+	bool truncated;        /* the peer's end broke the stream, too */
 };
 
 /* ---- tls_guard.c ------------------------------------------------------ */
@@ -58,6 +58,7 @@ struct kl_transport_tls {
 /* Functions of the OpenSSL that the ssl module uses: found once, never closed. */
 struct kl_tls_library {
 	struct ssl_ctx_st *(*get_ctx)(const struct ssl_st *ssl);
+	uint64_t (*set_options)(struct ssl_st *ssl, uint64_t options);
 	void (*error_new)(void);
 	void (*error_set)(int library, int reason, const char *format, ...);
 	void (*error_clear)(void);

@@ -51,11 +51,13 @@ static const char *prove_library(const char *path, struct kl_tls_library *librar
 	if (local != kloop_tls_get_library() || (global != NULL && global != local))
 		return "the ssl module and libkloop use different OpenSSL libraries";
 	store(dlsym(module, "SSL_get_SSL_CTX"), &library->get_ctx);
+	store(dlsym(module, "SSL_set_options"), &library->set_options);
 	store(dlsym(module, "ERR_new"), &library->error_new);
 	store(dlsym(module, "ERR_set_error"), &library->error_set);
 	store(dlsym(module, "ERR_clear_error"), &library->error_clear);
-	if (library->get_ctx == NULL || library->error_new == NULL ||
-	    library->error_set == NULL || library->error_clear == NULL)
+	if (library->get_ctx == NULL || library->set_options == NULL ||
+	    library->error_new == NULL || library->error_set == NULL ||
+	    library->error_clear == NULL)
 		return "the OpenSSL of the ssl module lacks a function";
 	return NULL;
 }
@@ -217,6 +219,9 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg)
 
 /* ---- connections ------------------------------------------------------ */
 
+/* SSL_OP_IGNORE_UNEXPECTED_EOF, which is ssl.OP_IGNORE_UNEXPECTED_EOF as well. */
+#define IGNORE_UNEXPECTED_EOF ((uint64_t)1 << 7)
+
 int kl_tls_wrap(struct kl_state *state, const struct kl_tls_options *options,
 		PyObject **ret_ssl_object, struct ssl_st **ret_ssl)
 {
@@ -240,6 +245,11 @@ int kl_tls_wrap(struct kl_state *state, const struct kl_tls_options *options,
 		 ((struct inner_head *)inner)->socket == NULL;
 	if (usable) {
 		*ret_ssl = ((struct inner_head *)inner)->ssl;
+		/*
+		 * asyncio takes any end for the end, after which what was
+		 * written is still sent, and libkloop does so with this.
+		 */
+		tls->library.set_options(*ret_ssl, IGNORE_UNEXPECTED_EOF);
 		*ret_ssl_object = object;
 	} else {
 		Py_DECREF(object);

@@ -132,6 +132,7 @@ static int transport_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->sock);
 	Py_VISIT(self->waiter);
 	Py_VISIT(self->error);
+	Py_VISIT(self->file_waiter);
 	if (self->tls != NULL) {
 		int result = kl_transport_tls_traverse(self->tls, visit, arg);
 
@@ -157,6 +158,7 @@ static int transport_clear(PyObject *op)
 	Py_CLEAR(self->server);
 	Py_CLEAR(self->waiter);
 	Py_CLEAR(self->error);
+	Py_CLEAR(self->file_waiter);
 	Py_CLEAR(self->held);
 	return 0;
 }
@@ -215,6 +217,8 @@ static PyMethodDef transport_methods[] = {
 	{"pause_reading", kl_transport_pause_reading, METH_NOARGS,
 	 PyDoc_STR("Hand no data to the protocol until resume_reading().")},
 	{"resume_reading", kl_transport_resume_reading, METH_NOARGS, PyDoc_STR("Go on to read.")},
+	{"_send_file", kl_transport_send_file, METH_VARARGS, NULL},
+	{"_cancel_file", kl_transport_cancel_file, METH_NOARGS, NULL},
 	{"get_write_buffer_size", kl_transport_get_write_buffer_size, METH_NOARGS,
 	 PyDoc_STR("Bytes written and not yet handed to the kernel.")},
 	{"get_write_buffer_limits", kl_transport_get_write_buffer_limits, METH_NOARGS,
@@ -278,14 +282,14 @@ static int set_class_attributes(PyObject *type)
 {
 	PyObject *module = PyImport_ImportModule("asyncio.constants");
 	PyObject *mode = module != NULL ? PyObject_GetAttrString(module, "_SendfileMode") : NULL;
-	PyObject *fallback = mode != NULL ? PyObject_GetAttrString(mode, "FALLBACK") : NULL;
+	PyObject *native = mode != NULL ? PyObject_GetAttrString(mode, "TRY_NATIVE") : NULL;
 	int result = -1;
 
-	if (fallback != NULL && PyObject_SetAttrString(type, "_sendfile_compatible", fallback) == 0)
+	if (native != NULL && PyObject_SetAttrString(type, "_sendfile_compatible", native) == 0)
 		result = PyObject_SetAttrString(type, "_start_tls_compatible", Py_True);
 	Py_XDECREF(module);
 	Py_XDECREF(mode);
-	Py_XDECREF(fallback);
+	Py_XDECREF(native);
 	return result;
 }
 

@@ -8,6 +8,7 @@
  * transport_info.c   get_extra_info, repr, attributes
  * transport_read.c   from the stream to the protocol
  * transport_write.c  from the caller to the stream, flow control
+ * transport_file.c   files, for loop.sendfile()
  * transport_close.c  close, abort, errors, connection_lost
  * tls.h              what a transport with TLS has beyond this
  *
@@ -71,11 +72,14 @@ typedef struct {
 	PyObject *waiter; /* a future to wake after connection_made() */
 	PyObject *error;  /* for connection_lost() */
 	PyObject *lent;   /* for the next large read: a bytes object, or a BufferedProtocol's memoryview */
+	PyObject *file_waiter; /* a future, while a file is being sent */
 	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
 	struct kl_transport_tls *tls; /* tls.h; NULL without TLS */
 
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
+	uint64_t file_offset;         /* with file_waiter: where it began */
+	int file_fd;
 	unsigned dropped;             /* writes after the end */
 
 	bool buffered : 1;       /* the protocol is a BufferedProtocol */
@@ -201,6 +205,14 @@ PyObject *kl_transport_get_write_buffer_size(PyObject *op, PyObject *unused);
 PyObject *kl_transport_get_write_buffer_limits(PyObject *op, PyObject *unused);
 PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
 					       Py_ssize_t nargs, PyObject *kwnames);
+
+/* transport_file.c */
+/* While a file is sent nothing is written: 0, or -1 with RuntimeError. */
+int kl_transport_check_file(TransportObject *self);
+/* (fd, offset, count; 0: all): a future whose result is (exception or None, bytes sent). */
+PyObject *kl_transport_send_file(PyObject *op, PyObject *args);
+/* Let that come to its end soon. */
+PyObject *kl_transport_cancel_file(PyObject *op, PyObject *unused);
 
 /* transport_close.c */
 void kl_transport_on_error(struct kloop_stream *stream, int error, void *user);

@@ -147,7 +147,7 @@ int kl_transport_end_quietly(TransportObject *self)
 /* 0, or -1 with an error set. */
 int kl_transport_close_now(TransportObject *self)
 {
-	bool empty = kl_transport_write_bytes(self) == 0;
+	bool empty = kl_transport_write_bytes(self) == 0 && self->file_waiter == NULL;
 
 	if (self->closing)
 		return 0;

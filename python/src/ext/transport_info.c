@@ -252,6 +252,12 @@ static PyObject *get_protocol_paused(PyObject *op, void *unused)
 	return PyBool_FromLong(((TransportObject *)op)->write_paused);
 }
 
+static PyObject *get_paused(PyObject *op, void *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(((TransportObject *)op)->paused);
+}
+
 static PyObject *get_low_water(PyObject *op, void *unused)
 {
 	(void)unused;
@@ -270,6 +276,7 @@ PyGetSetDef kl_transport_getset[] = {
 	{"_loop", get_loop, NULL, NULL, NULL},
 	{"_sock", get_sock, NULL, NULL, NULL},
 	{"_sock_fd", get_sock_fd, NULL, NULL, NULL},
+	{"_paused", get_paused, NULL, NULL, NULL}, /* sslproto of Python 3.10 */
 	{"_protocol_paused", get_protocol_paused, NULL, NULL, NULL},
 	{"_low_water", get_low_water, NULL, NULL, NULL},
 	{"_high_water", get_high_water, NULL, NULL, NULL},

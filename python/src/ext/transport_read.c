@@ -106,6 +106,10 @@ static int alloc_bytes(TransportObject *self, size_t suggested, void **ret_buffe
 	PyObject *other;
 
 	self->loop->spare_bytes = NULL;
+	/* Too small it would cut the read, and cutting down a large one costs too. */
+	if (object != NULL && ((size_t)PyBytes_GET_SIZE(object) < suggested ||
+			       (size_t)PyBytes_GET_SIZE(object) / 4 > suggested))
+		Py_CLEAR(object);
 	if (object == NULL)
 		object = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)suggested);
 	if (object != NULL && is_badly_placed(object)) {

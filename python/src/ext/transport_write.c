@@ -273,7 +273,7 @@ PyObject *kl_transport_write(PyObject *op, PyObject *data)
 		PyErr_SetString(PyExc_RuntimeError, "Cannot call write() after write_eof()");
 		return NULL;
 	}
-	if (queue_object(self, data) < 0 || maybe_pause(self) < 0)
+	if (kl_transport_check_file(self) < 0 || queue_object(self, data) < 0 || maybe_pause(self) < 0)
 		return NULL;
 	Py_RETURN_NONE;
 }
@@ -292,6 +292,8 @@ PyObject *kl_transport_writelines(PyObject *op, PyObject *list)
 #endif
 		return NULL;
 	}
+	if (kl_transport_check_file(self) < 0)
+		return NULL;
 	items = PySequence_Tuple(list);
 	if (items == NULL)
 		return NULL;

@@ -6,6 +6,10 @@ holds: verification, certificates, ALPN, SNI callbacks, sessions, key logs. It
 needs a proof that it knows them (_kloop._tls_refusal() says what it lacks), and
 a plain transport of its own below. Everything else goes through sslproto, which
 is correct and slower; get_extra_info("ktls_send_reason") tells.
+
+get_extra_info("ssl_object") is the connection's SSLObject, for all that it can
+be asked. Its read(), write(), do_handshake() and unwrap() are the transport's:
+called by others they do no harm to the process, but maybe to the connection.
 """
 
 from __future__ import annotations

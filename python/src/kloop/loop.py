@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import warnings
@@ -134,11 +135,24 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
         await self._sock_connect(sock, address)
 
     async def _sendfile_native(self, transp, file, offset, count):
-        """asyncio's way needs a look into the transport, which only its own allow."""
-        if not hasattr(transp, "_make_empty_waiter"):
+        """Send a file by the ring, with or without TLS; for transports of other kinds: no."""
+        if not isinstance(transp, _kloop.StreamTransport):
             raise asyncio.SendfileNotAvailableError(
                 f"sendfile syscall is not available for transport {transp!r}")
-        return await super()._sendfile_native(transp, file, offset, count)
+        self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
+        fileno = _regular_file(file)
+        resume_reading = transp.is_reading()
+        transp.pause_reading()
+        try:
+            error, sent = await _file_sent(transp, transp._send_file(fileno, offset, count or 0))
+        finally:
+            if resume_reading:
+                transp.resume_reading()
+        if error is not None:
+            if sent == 0 and not transp.is_closing():
+                raise asyncio.SendfileNotAvailableError("the file cannot be read") from error
+            raise error
+        return sent
 
     def _stop_serving(self, sock) -> None:
         """End accepting; remove the file of a Unix socket that create_unix_server() made."""
@@ -158,3 +172,29 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
     def _log_slow_handle(self, handle, seconds: float) -> None:
         logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle),
                        seconds)
+
+
+def _regular_file(file) -> int:
+    """The descriptor of a regular file."""
+    try:
+        fileno = file.fileno()
+        regular = stat.S_ISREG(os.fstat(fileno).st_mode)
+    except (AttributeError, OSError):  # io.UnsupportedOperation is an OSError
+        regular = False
+    if not regular:
+        raise asyncio.SendfileNotAvailableError("not a regular file")
+    return fileno
+
+
+async def _file_sent(transp, waiter):
+    """Wait until a file is sent; if that is cancelled, until it is stopped, which is soon."""
+    cancelled = None
+    while not waiter.done():
+        try:
+            await asyncio.wait([waiter])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            transp._cancel_file()
+    if cancelled is not None:
+        raise cancelled
+    return waiter.result()
