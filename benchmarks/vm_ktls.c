@@ -4,7 +4,9 @@
  * turns: processor time of server and client. benchmarks/vm-ktls runs it in a
  * virtual machine.
  *
- *   vm_ktls CERTIFICATE KEY FILE [ROUNDS]
+ *   vm_ktls CERTIFICATE KEY FILE [ROUNDS [CELL]]
+ *
+ * CELL picks those whose titles contain it.
  *
  * A sample forks a server and a client, which are connected over loopback and
  * use libkloop's streams. The client reads both clocks before and after the
@@ -35,6 +37,9 @@
 #define ROUNDS_MAX 99
 #define SAMPLE_SECONDS 300
 #define MIB ((size_t)1 << 20)
+/* What a client asks for a file with: the beginning to warm up, or all. */
+#define ASK_LITTLE 'l'
+#define ASK_ALL 'a'
 
 struct cell {
 	const char *title;
@@ -45,12 +50,11 @@ struct cell {
 };
 
 static const struct cell cells[] = {
-	{"file 1 MiB", true, MIB, 1, 24},
-	{"file 10 MiB", true, 10 * MIB, 1, 3},
+	{"file 10 MiB", true, 10 * MIB, 1, 1},
 	{"file 64 MiB", true, 64 * MIB, 1, 1},
 	{"echo 1 KiB", false, 1024, CONNECTIONS_MAX, 2000},
-	{"echo 10 KiB", false, 10 * 1024, CONNECTIONS_MAX, 1000},
-	{"echo 100 KiB", false, 100 * 1024, CONNECTIONS_MAX, 160},
+	{"echo 10 KiB", false, 10 * 1024, CONNECTIONS_MAX, 600},
+	{"echo 100 KiB", false, 100 * 1024, CONNECTIONS_MAX, 80},
 };
 #define CELLS (sizeof(cells) / sizeof(cells[0]))
 
@@ -91,6 +95,7 @@ static struct {
 	size_t received[CONNECTIONS_MAX];
 	unsigned left;    /* messages of this phase to begin */
 	unsigned running; /* and to end */
+	size_t answer;    /* bytes of each */
 	bool measured;    /* this phase counts */
 	uint64_t before_ns[SIDES];
 } self;
@@ -138,18 +143,19 @@ static void on_close(struct kloop_stream *stream, void *user)
 
 static void on_sent(void *owner, int status, uint64_t sent_bytes, void *user)
 {
-	(void)owner;
 	(void)user;
-	if (status < 0 || sent_bytes != self.cell->bytes)
+	if (status < 0 || sent_bytes != (uintptr_t)owner)
 		kl_bench_die("send_file: %s", kloop_strerror(status));
 }
 
 static void server_on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user)
 {
+	size_t wanted = *(const char *)data == ASK_LITTLE ? MIB : self.cell->bytes;
+
 	(void)user;
 	if (self.cell->file)
-		check(kloop_stream_send_file(stream, self.file, 0, self.cell->bytes, 0, on_sent,
-					     NULL),
+		check(kloop_stream_send_file(stream, self.file, 0, wanted, 0, on_sent,
+					     (void *)(uintptr_t)wanted),
 		      "kloop_stream_send_file");
 	else
 		check(kloop_stream_write(stream, data, bytes, NULL, NULL), "kloop_stream_write");
@@ -176,10 +182,17 @@ static uint64_t clock_of(pid_t pid)
 
 static void ask(unsigned index)
 {
+	static const char little = ASK_LITTLE, all = ASK_ALL;
+	const void *data = self.pattern;
+	size_t bytes = self.cell->bytes;
+
+	if (self.cell->file) {
+		data = self.measured ? &all : &little;
+		bytes = 1;
+	}
 	self.left--;
 	self.received[index] = 0;
-	check(kloop_stream_write(self.streams[index], self.pattern,
-				 self.cell->file ? 1 : self.cell->bytes, NULL, NULL),
+	check(kloop_stream_write(self.streams[index], data, bytes, NULL, NULL),
 	      "kloop_stream_write");
 }
 
@@ -190,6 +203,7 @@ static void begin_phase(unsigned count, bool measured)
 	self.before_ns[SERVER] = clock_of(self.server);
 	self.before_ns[CLIENT] = clock_of(0);
 	self.measured = measured;
+	self.answer = self.cell->file && !measured ? MIB : self.cell->bytes;
 	self.left = count;
 	self.running = count;
 	for (unsigned i = 0; i < self.cell->connections; i++)
@@ -218,12 +232,12 @@ static void client_on_data(struct kloop_stream *stream, void *data, size_t bytes
 	unsigned index = index_of(user);
 
 	(void)stream;
-	if (bytes > self.cell->bytes - self.received[index])
+	if (bytes > self.answer - self.received[index])
 		kl_bench_die("too much came");
 	if (!self.measured && memcmp(data, self.pattern + self.received[index], bytes) != 0)
 		kl_bench_die("the contents are wrong");
 	self.received[index] += bytes;
-	if (self.received[index] < self.cell->bytes)
+	if (self.received[index] < self.answer)
 		return;
 	if (--self.running == 0)
 		end_phase();
@@ -449,9 +463,9 @@ int main(int argc, char **argv)
 	struct sample *shared;
 	unsigned rounds = 5;
 
-	if (argc < 4 || argc > 5)
-		kl_bench_die("usage: vm_ktls CERTIFICATE KEY FILE [ROUNDS]");
-	if (argc == 5)
+	if (argc < 4 || argc > 6)
+		kl_bench_die("usage: vm_ktls CERTIFICATE KEY FILE [ROUNDS [CELL]]");
+	if (argc >= 5)
 		rounds = (unsigned)kl_bench_number("ROUNDS", argv[4], 1, ROUNDS_MAX);
 	signal(SIGPIPE, SIG_IGN);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
@@ -461,13 +475,16 @@ int main(int argc, char **argv)
 		kl_bench_die("%s: %s", argv[3], strerror(errno));
 	self.pattern = kl_bench_pattern_new(64 * MIB);
 	for (unsigned c = 0; c < CELLS; c++) {
-		for (unsigned round = 0; round < rounds; round++) {
-			for (unsigned v = 0; v < VARIANTS; v++) {
-				if (!cells[c].file && !variants[v].echoes)
-					continue;
-				measure(&cells[c], &variants[v], argv + 1, shared);
-				samples[v][round] = *shared;
-			}
+		if (argc == 6 && strstr(cells[c].title, argv[5]) == NULL)
+			continue;
+		for (unsigned i = 0; i < rounds * VARIANTS; i++) {
+			unsigned v = i % VARIANTS;
+
+			if (!cells[c].file && !variants[v].echoes)
+				continue;
+			measure(&cells[c], &variants[v], argv + 1, shared);
+			samples[v][i / VARIANTS] = *shared;
+			fprintf(stderr, "%s, %s\n", cells[c].title, variants[v].title);
 		}
 		print_cell(&cells[c], samples, rounds);
 	}
