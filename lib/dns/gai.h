@@ -66,10 +66,10 @@ struct kl_finder {
 	const char *canonical; /* NULL: the node itself; points to what the config has, or text */
 	uint32_t ttl_s;
 	unsigned flags; /* enum kloop_addresses_flag */
-	char text[KLOOP_DNS_NAME_TEXT_BYTES];
 
 	struct kl_socktype socktypes[KL_SOCKTYPES_MAX];
 	unsigned socktype_count;
+	char text[KLOOP_DNS_NAME_TEXT_BYTES]; /* the last: it is not cleared */
 };
 
 /* What is known about one of the types after asking. */

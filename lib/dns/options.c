@@ -31,8 +31,10 @@ int kloop_resolver_options_new(struct kloop_resolver_options **ret_options)
 
 void kl_resolver_clear_options(struct kloop_resolver_options *options)
 {
-	for (int i = 0; i < KL_FILES; i++)
+	for (int i = 0; i < KL_FILES; i++) {
 		kl_free(options->paths[i]);
+		options->paths[i] = NULL;
+	}
 }
 
 void kloop_resolver_options_free(struct kloop_resolver_options *options)
