@@ -356,12 +356,11 @@ bool kl_config_ready(struct kloop_resolver *resolver, bool may_start)
 		return true;
 	if (resolver->loader || !may_start)
 		return false;
-	loader = kl_malloc(sizeof(*loader));
+	loader = kl_calloc(1, sizeof(*loader));
 	if (!loader) {
 		resolver->load_error = -ENOMEM;
 		return true; /* go on with what there is */
 	}
-	memset(loader, 0, offsetof(struct kl_loader, path));
 	kloop_op_init(&loader->op, look_done);
 	loader->resolver = resolver;
 	loader->holder = resolver;
