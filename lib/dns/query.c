@@ -552,6 +552,21 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 	}
 }
 
+/* A server that was asked later has answered: the others are slower, or not there. */
+static void note_overtaken(struct kl_query *query, unsigned index,
+			   const struct kl_incoming *incoming)
+{
+	unsigned servers = incoming->tcp || query->pending != 1 ?
+				   0 :
+				   kl_udp_overtaken(query, index, incoming->sent_ns);
+
+	servers &= ~(1u << incoming->server);
+	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
+		if (servers & 1)
+			kl_server_missed(&query->config->servers[i], kloop_now(), false);
+	}
+}
+
 enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 				 const struct kl_incoming *incoming)
 {
@@ -592,6 +607,7 @@ enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 	    !kl_server_check_cookie(server, now, cookie, cookie_bytes))
 		return KL_VERDICT_REFUSED;
 	kl_server_answered(server, incoming->tcp ? 0 : now - incoming->sent_ns);
+	note_overtaken(query, index, incoming);
 	judge_rcode(query, index, incoming, &scan);
 	return KL_VERDICT_DONE;
 }

@@ -124,6 +124,8 @@ void kl_udp_forget(struct kl_query *query);
 bool kl_udp_hopes(const struct kl_query *query, unsigned question);
 /* The servers, by bits, that were asked and have not answered. */
 unsigned kl_udp_silent(const struct kl_query *query);
+/* The servers, by bits, that were asked before then and have not answered this question. */
+unsigned kl_udp_overtaken(const struct kl_query *query, unsigned question, uint64_t sent_ns);
 void kl_udp_close_idle(struct kloop_resolver *resolver);
 
 /* tcp.c: the same over a connection that queries of a server share. */

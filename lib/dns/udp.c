@@ -175,6 +175,17 @@ unsigned kl_udp_silent(const struct kl_query *query)
 	return servers;
 }
 
+unsigned kl_udp_overtaken(const struct kl_query *query, unsigned index, uint64_t sent_ns)
+{
+	unsigned servers = 0;
+
+	for (const struct kl_flight *flight = query->flights; flight; flight = flight->next) {
+		if (awaits(flight, query, index) && flight->sent_ns < sent_ns)
+			servers |= 1u << flight->server;
+	}
+	return servers;
+}
+
 static int send_question(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
 {
 	kl_loop_count_direct(flight->resolver->loop);
