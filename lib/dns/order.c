@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 #include "order.h"
 
+#include <kloop/loop.h>
+
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -11,6 +13,9 @@
 #include <unistd.h>
 
 #include "ring/memory.h"
+
+/* Changes of this machine's addresses are noticed after so long. */
+#define LOOK_NS UINT64_C(10000000)
 
 /* ---- addresses of this machine -------------------------------------------- */
 
@@ -26,11 +31,16 @@ static int open_netlink(unsigned groups)
 	return fd;
 }
 
-/* Has anything changed since the last look? Costs one call that never waits. */
+/* Has anything changed since the last look? A call that never waits, now and then. */
 static bool has_changed(struct kl_routes *routes)
 {
+	uint64_t now = kloop_now();
 	char buffer[4096];
 	bool changed = false;
+
+	if (routes->valid && now - routes->looked_ns < LOOK_NS)
+		return false;
+	routes->looked_ns = now;
 
 	if (!routes->opened) {
 		routes->opened = true;
@@ -223,6 +233,13 @@ static void find_local(const struct kl_routes *routes, struct kl_found_address *
 	found->local = bsearch(&key, routes->locals, routes->count, sizeof(key), by_address);
 }
 
+static bool is_loopback(const struct kl_found_address *found)
+{
+	if (found->family == AF_INET)
+		return found->address[0] == IN_LOOPBACKNET;
+	return IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)(const void *)found->address);
+}
+
 static void find_sources(struct kl_routes *routes, struct kl_found_address *addresses,
 			 size_t count)
 {
@@ -230,6 +247,11 @@ static void find_sources(struct kl_routes *routes, struct kl_found_address *addr
 	for (size_t i = 0; i < count && i < KL_SOURCES_MAX; i++) {
 		int family = addresses[i].family;
 		int *fd = &routes->probes[family == AF_INET6];
+
+		/* Without an address of the family there is no way to any other machine. */
+		if (routes->valid && !(family == AF_INET ? routes->has4 : routes->has6) &&
+		    !is_loopback(&addresses[i]))
+			continue;
 
 		if (*fd < 0)
 			*fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_IP);

@@ -28,6 +28,7 @@ struct kl_routes {
 	int probes[2]; /* sockets to look for sources with, IPv4 and IPv6; -1 */
 	bool opened;
 	bool valid;
+	uint64_t looked_ns; /* for changes */
 	bool has4; /* an address other than loopback */
 	bool has6;
 	struct kl_local *locals;

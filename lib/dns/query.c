@@ -238,29 +238,61 @@ static bool settle(struct kl_query *query, struct kl_question *question, struct 
 
 /* ---- whom to ask -------------------------------------------------------- */
 
-int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server *server,
-		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns)
+/* Have ldns encode one question, and keep what is around it. 0, or as kl_ldns_encode(). */
+static int make_template(struct kl_query *query, struct kl_server *server, bool edns, unsigned key)
 {
-	const unsigned off = query->resolver->options.flags;
-	bool edns = !(off & KLOOP_RESOLVER_NO_EDNS) && server->no_edns_until_ns <= kloop_now();
 	struct kl_ldns_query wanted = {
-		.name = tcp || !server->keeps_case ? query->name : query->cased,
-		.name_bytes = query->name_bytes,
-		.id = id,
-		.type = query->questions[question].type,
+		.name = (const uint8_t *)"",
+		.name_bytes = 1,
 		.recursion = !(query->flags & KLOOP_QUERY_NO_RECURSION),
 		.checking_disabled = query->flags & KLOOP_QUERY_CHECKING_DISABLED,
 		.authentic = edns && trusts(query, server),
 		.dnssec = edns && (query->flags & KLOOP_QUERY_DNSSEC),
 		.edns_bytes = edns ? KL_EDNS_BYTES : 0,
 	};
+	struct kl_template *made = &server->question;
+	uint8_t wire[KL_QUERY_BYTES];
+	const int around = KL_HEADER_BYTES + 1 + 4;
+	int bytes;
 
-	if (edns && !(off & KLOOP_RESOLVER_NO_COOKIES)) {
+	if (edns && !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES)) {
 		wanted.cookie_bytes = kl_server_cookie(server, &query->resolver->random);
 		wanted.cookie = server->cookie;
 	}
+	bytes = kl_ldns_encode(&wanted, wire);
+	if (bytes < 0)
+		return bytes;
+	if (bytes < around || bytes - around > (int)sizeof(made->tail))
+		return -EINVAL;
+	memcpy(made->header, wire, KL_HEADER_BYTES);
+	made->tail_bytes = (unsigned)(bytes - around);
+	memcpy(made->tail, wire + around, made->tail_bytes);
+	made->key = key;
+	return 0;
+}
+
+int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server *server,
+		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns)
+{
+	bool edns = !(query->resolver->options.flags & KLOOP_RESOLVER_NO_EDNS) &&
+		    server->no_edns_until_ns <= kloop_now();
+	const uint8_t *name = tcp || !server->keeps_case ? query->name : query->cased;
+	unsigned key = query->flags << 2 | (edns ? 2u : 0) | 1;
+	const struct kl_template *made = &server->question;
+	uint8_t *at = ret_wire + KL_HEADER_BYTES;
+	int ret = made->key == key ? 0 : make_template(query, server, edns, key);
+
+	if (ret < 0)
+		return ret;
+	memcpy(ret_wire, made->header, KL_HEADER_BYTES);
+	kl_put16(ret_wire, id);
+	memcpy(at, name, query->name_bytes);
+	at += query->name_bytes;
+	kl_put16(at, query->questions[question].type);
+	kl_put16(at + 2, KL_CLASS_IN);
+	memcpy(at + 4, made->tail, made->tail_bytes);
 	*ret_edns = edns;
-	return kl_ldns_encode(&wanted, ret_wire);
+	return (int)(at + 4 + made->tail_bytes - ret_wire);
 }
 
 /* Ask a server for all that is open. 0, or why that could not be. */

@@ -151,6 +151,8 @@ bool kl_server_check_cookie(struct kl_server *server, uint64_t now_ns, const uin
 	    server->cookie_bytes == 0 || memcmp(cookie, server->cookie, KL_CLIENT_COOKIE_BYTES) != 0)
 		return false;
 	if (bytes > KL_CLIENT_COOKIE_BYTES) {
+		if (server->cookie_bytes != bytes || memcmp(server->cookie, cookie, bytes) != 0)
+			server->question.key = 0;
 		memcpy(server->cookie, cookie, bytes);
 		server->cookie_bytes = (unsigned)bytes;
 		server->cookie_seen_ns = now_ns;

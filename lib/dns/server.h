@@ -13,6 +13,14 @@
 
 struct kl_tcp;
 
+/* Questions to a server differ in id, name and type only: the rest is kept. */
+struct kl_template {
+	unsigned key; /* what it was made for; 0: nothing */
+	unsigned tail_bytes;
+	uint8_t header[12];
+	uint8_t tail[64]; /* OPT */
+};
+
 struct kl_server {
 	struct kloop_address address;
 	unsigned transport; /* enum kloop_dns_transport */
@@ -31,6 +39,7 @@ struct kl_server {
 	unsigned cookie_bytes;       /* 0: none made yet; 8: ours only */
 	uint64_t cookie_seen_ns;     /* it sends cookies: the last one came then; 0: never */
 
+	struct kl_template question;
 	struct kl_tcp *tcp; /* the connection in use, or NULL */
 };
 

@@ -43,14 +43,19 @@ static void ready(struct kloop_op *op, int32_t result, uint32_t flags);
 
 /* ---- sockets ------------------------------------------------------------ */
 
-/* Take the socket out of its association; what came late goes. False: it is of no use. */
-static bool clean(int fd)
+/*
+ * Take the socket out of its association; with drain what came late goes.
+ * False: it is of no use.
+ */
+static bool clean(int fd, bool drain)
 {
 	const struct sockaddr none = { .sa_family = AF_UNSPEC };
 	uint8_t byte;
 
 	if (connect(fd, &none, sizeof(none)) < 0)
 		return false;
+	if (!drain)
+		return true;
 	for (int i = 0; i < 16; i++) {
 		if (recv(fd, &byte, sizeof(byte), MSG_DONTWAIT) < 0 && errno == EAGAIN)
 			return true;
@@ -99,7 +104,8 @@ static void put_socket(struct kl_flight *flight)
 		return;
 	/* One that an operation still refers to cannot serve again. */
 	if (!kloop_op_is_active(&flight->op) && idle->count < KL_IDLE_SOCKETS &&
-	    !flight->resolver->closing && clean(flight->fd))
+	    !flight->resolver->closing &&
+	    clean(flight->fd, flight->asked[0] || flight->asked[1] || flight->bad != 0))
 		idle->fds[idle->count++] = flight->fd;
 	else
 		close(flight->fd);
