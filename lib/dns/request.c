@@ -175,6 +175,8 @@ int kl_finder_begin(struct kl_finder *finder, struct kloop_resolver *resolver,
 			 (finder->family == AF_INET6 && !has6))
 			return KLOOP_ERROR_DNS_NONAME;
 	}
+	if (finder->family != AF_UNSPEC && finder->family != AF_INET && finder->family != AF_INET6)
+		return KLOOP_ERROR_DNS_FAMILY;
 	if (request->has_service && *request->service != '\0' &&
 	    (request->flags & AI_NUMERICSERV)) {
 		int port;
@@ -183,7 +185,5 @@ int kl_finder_begin(struct kl_finder *finder, struct kloop_resolver *resolver,
 		if (ret == 0 && port < 0)
 			return KLOOP_ERROR_DNS_NONAME;
 	}
-	if (finder->family != AF_UNSPEC && finder->family != AF_INET && finder->family != AF_INET6)
-		return KLOOP_ERROR_DNS_FAMILY;
 	return find_socktypes(finder);
 }
