@@ -273,11 +273,12 @@ struct ranked {
 	unsigned common; /* bits of the address that its source has as well */
 };
 
-static int scope_of(const struct kl_gai *gai, const uint8_t address[16])
+/* gai.conf's scopes are for IPv4 itself, not for what is mapped for somebody else. */
+static int scope_of(const struct kl_gai *gai, int family, const uint8_t address[16])
 {
 	const struct in6_addr *ip6 = (const struct in6_addr *)(const void *)address;
 
-	if (IN6_IS_ADDR_V4MAPPED(ip6))
+	if (family == AF_INET)
 		return kl_prefixes_match(&gai->scopes4, address);
 	if (IN6_IS_ADDR_MULTICAST(ip6))
 		return address[1] & 15;
@@ -306,14 +307,14 @@ static void rank(const struct kl_gai *gai, const struct kl_found_address *found,
 	else
 		memcpy(mapped, found->address, 16);
 	ret_ranked->found = *found;
-	ret_ranked->scope = scope_of(gai, mapped);
+	ret_ranked->scope = scope_of(gai, found->family, mapped);
 	ret_ranked->label = kl_prefixes_match(&gai->labels, mapped);
 	ret_ranked->precedence = kl_prefixes_match(&gai->precedences, mapped);
 	ret_ranked->source_scope = ret_ranked->source_label = -1;
 	ret_ranked->common = 0;
 	if (!found->reachable)
 		return;
-	ret_ranked->source_scope = scope_of(gai, source);
+	ret_ranked->source_scope = scope_of(gai, found->family, source);
 	ret_ranked->source_label = kl_prefixes_match(&gai->labels, source);
 	if (found->family == AF_INET6) {
 		ret_ranked->common = common_bits(mapped, source, 16);
