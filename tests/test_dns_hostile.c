@@ -524,7 +524,7 @@ START_TEST(dns_cookies)
 	struct kloop_resolver_options *options = options_for(1);
 	int mode = 0;
 
-	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 300 * KT_MS, 1), 0);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 1500 * KT_MS, 1), 0);
 	use(options);
 	first.hook = cookies;
 	first.data = &mode;
@@ -660,7 +660,7 @@ START_TEST(stale_answers)
 	struct kt_lookup lookup;
 
 	ck_assert_int_eq(kloop_resolver_options_set_cache(options, 1 << 20, 3600, 300, 600), 0);
-	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 100 * KT_MS, 1), 0);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 1500 * KT_MS, 1), 0);
 	use(options);
 	first.ttl_s = 1;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");

@@ -240,26 +240,21 @@ static bool is_loopback(const struct kl_found_address *found)
 	return IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)(const void *)found->address);
 }
 
-static void find_sources(struct kl_routes *routes, struct kl_found_address *addresses,
-			 size_t count)
+static void probe(struct kl_routes *routes, struct kl_found_address *found)
 {
-	refresh(routes);
-	for (size_t i = 0; i < count && i < KL_SOURCES_MAX; i++) {
-		int family = addresses[i].family;
-		int *fd = &routes->probes[family == AF_INET6];
+	int family = found->family;
+	int *fd = &routes->probes[family == AF_INET6];
 
-		/* Without an address of the family there is no way to any other machine. */
-		if (routes->valid && !(family == AF_INET ? routes->has4 : routes->has6) &&
-		    !is_loopback(&addresses[i]))
-			continue;
-
-		if (*fd < 0)
-			*fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_IP);
-		if (*fd < 0)
-			continue;
-		find_source(*fd, &addresses[i]);
-		find_local(routes, &addresses[i]);
-	}
+	/* Without an address of the family there is no way to any other machine. */
+	if (routes->valid && !(family == AF_INET ? routes->has4 : routes->has6) &&
+	    !is_loopback(found))
+		return;
+	if (*fd < 0)
+		*fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_IP);
+	if (*fd < 0)
+		return;
+	find_source(*fd, found);
+	find_local(routes, found);
 }
 
 /* ---- the rules ------------------------------------------------------------ */
@@ -353,6 +348,39 @@ static int compare(const void *left, const void *right)
 	return a->found.position < b->found.position ? -1 : 1;
 }
 
+/*
+ * Of two addresses: does the first come first whatever the source of the other
+ * is? It does if each rule up to the precedences finds nothing against it, and
+ * these are for it.
+ */
+static bool wins_alone(const struct ranked *a, const struct ranked *b)
+{
+	return a->found.reachable && a->scope == a->source_scope &&
+	       !(a->found.local && a->found.local->deprecated) && a->label == a->source_label &&
+	       a->precedence > b->precedence;
+}
+
+/* The most frequent case: an address of each family. One source is enough, mostly. */
+static void order_two(struct kl_routes *routes, const struct kl_gai *gai,
+		      struct kl_found_address *addresses)
+{
+	struct ranked ranked[2];
+	unsigned first;
+
+	rank(gai, &addresses[0], &ranked[0]);
+	rank(gai, &addresses[1], &ranked[1]);
+	first = ranked[1].precedence > ranked[0].precedence;
+	probe(routes, &addresses[first]);
+	rank(gai, &addresses[first], &ranked[first]);
+	if (!wins_alone(&ranked[first], &ranked[!first])) {
+		probe(routes, &addresses[!first]);
+		rank(gai, &addresses[!first], &ranked[!first]);
+		first = compare(&ranked[0], &ranked[1]) > 0;
+	}
+	addresses[0] = ranked[first].found;
+	addresses[1] = ranked[!first].found;
+}
+
 void kl_order(struct kl_routes *routes, const struct kl_gai *gai,
 	      struct kl_found_address *addresses, size_t count)
 {
@@ -365,7 +393,13 @@ void kl_order(struct kl_routes *routes, const struct kl_gai *gai,
 	}
 	if (count < 2)
 		return;
-	find_sources(routes, addresses, count);
+	refresh(routes);
+	if (count == 2) {
+		order_two(routes, gai, addresses);
+		return;
+	}
+	for (size_t i = 0; i < count && i < KL_SOURCES_MAX; i++)
+		probe(routes, &addresses[i]);
 	ranked = kl_malloc(count * sizeof(*ranked));
 	if (!ranked)
 		return; /* in the order of the answer */
