@@ -11,6 +11,7 @@ import ipaddress
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -148,8 +149,14 @@ def start_server():
     tcp = socket.socket()
     tcp.bind(address)
     tcp.listen()
-    threading.Thread(target=serve_udp, args=(udp,), daemon=True).start()
-    threading.Thread(target=serve_tcp, args=(tcp,), daemon=True).start()
+    # A process of its own: some versions of Python hold their lock during getnameinfo(3).
+    child = os.fork()
+    if child == 0:
+        threading.Thread(target=serve_tcp, args=(tcp,), daemon=True).start()
+        serve_udp(udp)
+    udp.close()
+    tcp.close()
+    return child
 
 
 # ---- both sides ---------------------------------------------------------------------
@@ -231,7 +238,7 @@ def inside():
     for command in ("link set lo up", "addr add 192.0.2.200/24 dev lo",
                     "addr add 2001:db8::200/64 dev lo nodad"):
         subprocess.run(["ip", *command.split()], check=True)
-    start_server()
+    server = start_server()
     asker = Asker()
     calls = generate()
     problems, allowed = [], {}
@@ -246,6 +253,8 @@ def inside():
             problems.append(f"{call}\n#     glibc {theirs}\n#     kloop {ours}")
     asker.process.stdin.close()
     status = asker.process.wait(10)
+    os.kill(server, signal.SIGKILL)
+    os.waitpid(server, 0)
     shutil.rmtree(folder)
     print(f"# {len(calls)} calls, {len(problems)} differences")
     for reason, number in allowed.items():

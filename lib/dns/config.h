@@ -8,6 +8,9 @@
 
 #include <kloop/dns.h>
 
+#include <netinet/in.h>
+#include <string.h>
+
 #include "name.h"
 #include "text.h"
 
@@ -213,6 +216,15 @@ void kl_config_unref(struct kl_config *config);
 void kl_config_parser(struct kl_config *config, unsigned file, struct kl_lines *ret_lines);
 /* How many bytes of a file are read; the rest is left out. */
 size_t kl_config_limit(unsigned file);
+
+/* The bytes of an IPv6 address, wherever they stand, for the macros of <netinet/in.h>. */
+static inline struct in6_addr kl_ip6(const void *bytes)
+{
+	struct in6_addr address;
+
+	memcpy(&address, bytes, sizeof(address));
+	return address;
+}
 
 /* ---- numeric addresses -------------------------------------------------- */
 

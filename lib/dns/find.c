@@ -91,7 +91,7 @@ static int find_number(struct kl_finder *finder)
 static bool line_address(const struct kl_hosts_line *line, int family, uint8_t ret_address[16])
 {
 	static const uint8_t loopback4[4] = { 127, 0, 0, 1 };
-	const struct in6_addr *ip6 = (const struct in6_addr *)(const void *)line->address;
+	const struct in6_addr ip6 = kl_ip6(line->address);
 
 	if (family == line->family) {
 		memcpy(ret_address, line->address, 16);
@@ -99,9 +99,9 @@ static bool line_address(const struct kl_hosts_line *line, int family, uint8_t r
 	}
 	if (family != AF_INET)
 		return false;
-	if (IN6_IS_ADDR_V4MAPPED(ip6))
+	if (IN6_IS_ADDR_V4MAPPED(&ip6))
 		memcpy(ret_address, line->address + 12, 4);
-	else if (IN6_IS_ADDR_LOOPBACK(ip6))
+	else if (IN6_IS_ADDR_LOOPBACK(&ip6))
 		memcpy(ret_address, loopback4, 4);
 	else
 		return false;

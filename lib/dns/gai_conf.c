@@ -38,13 +38,15 @@ static void add_prefix(struct kl_prefixes *prefixes, struct kl_word rest, bool o
 {
 	struct kl_prefix prefix = { .bits = 0 };
 	struct kl_word word, value;
+	struct in6_addr ip6;
 	unsigned number;
 
 	if (!kl_word_next(&rest, &word) || !kl_word_next(&rest, &value) ||
 	    !parse_prefix(&word, &prefix) || !kl_word_number(&value, INT32_MAX, &number) ||
 	    prefixes->count == KL_PREFIXES_MAX)
 		return;
-	if (only4 && (prefix.bits < 96 || !IN6_IS_ADDR_V4MAPPED((struct in6_addr *)prefix.address)))
+	ip6 = kl_ip6(prefix.address);
+	if (only4 && (prefix.bits < 96 || !IN6_IS_ADDR_V4MAPPED(&ip6)))
 		return;
 	prefix.value = (int)number;
 	prefixes->prefixes[prefixes->count++] = prefix;

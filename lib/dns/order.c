@@ -66,6 +66,7 @@ static void add_local(struct kl_routes *routes, const struct ifaddrmsg *message,
 	unsigned flags = message->ifa_flags;
 	int left = (int)bytes - (int)NLMSG_ALIGN(sizeof(*message));
 	size_t size = message->ifa_family == AF_INET ? 4 : 16;
+	struct in6_addr ip6;
 
 	for (; RTA_OK(attribute, left); attribute = RTA_NEXT(attribute, left)) {
 		if (attribute->rta_type == IFA_LOCAL ||
@@ -88,7 +89,8 @@ static void add_local(struct kl_routes *routes, const struct ifaddrmsg *message,
 	} else {
 		memcpy(local.address, address, 16);
 		local.prefix = message->ifa_prefixlen;
-		routes->has6 = routes->has6 || !IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)address);
+		ip6 = kl_ip6(address);
+		routes->has6 = routes->has6 || !IN6_IS_ADDR_LOOPBACK(&ip6);
 	}
 	if (routes->count < KL_INTERFACES_MAX)
 		routes->locals[routes->count++] = local;
@@ -235,9 +237,11 @@ static void find_local(const struct kl_routes *routes, struct kl_found_address *
 
 static bool is_loopback(const struct kl_found_address *found)
 {
+	const struct in6_addr ip6 = kl_ip6(found->address);
+
 	if (found->family == AF_INET)
 		return found->address[0] == IN_LOOPBACKNET;
-	return IN6_IS_ADDR_LOOPBACK((const struct in6_addr *)(const void *)found->address);
+	return IN6_IS_ADDR_LOOPBACK(&ip6);
 }
 
 static void probe(struct kl_routes *routes, struct kl_found_address *found)
@@ -271,15 +275,15 @@ struct ranked {
 /* gai.conf's scopes are for IPv4 itself, not for what is mapped for somebody else. */
 static int scope_of(const struct kl_gai *gai, int family, const uint8_t address[16])
 {
-	const struct in6_addr *ip6 = (const struct in6_addr *)(const void *)address;
+	const struct in6_addr ip6 = kl_ip6(address);
 
 	if (family == AF_INET)
 		return kl_prefixes_match(&gai->scopes4, address);
-	if (IN6_IS_ADDR_MULTICAST(ip6))
+	if (IN6_IS_ADDR_MULTICAST(&ip6))
 		return address[1] & 15;
-	if (IN6_IS_ADDR_LINKLOCAL(ip6) || IN6_IS_ADDR_LOOPBACK(ip6))
+	if (IN6_IS_ADDR_LINKLOCAL(&ip6) || IN6_IS_ADDR_LOOPBACK(&ip6))
 		return 2;
-	return IN6_IS_ADDR_SITELOCAL(ip6) ? 5 : 14;
+	return IN6_IS_ADDR_SITELOCAL(&ip6) ? 5 : 14;
 }
 
 static unsigned common_bits(const uint8_t *a, const uint8_t *b, unsigned bytes)
