@@ -510,7 +510,9 @@ START_TEST(questions_and_records)
 	bytes = kl_ldns_encode(&query, wire);
 	ck_assert_int_eq(bytes, 26 + 11 + 12);
 	ck_assert_uint_eq(wire[3], 0x30);
-	ck_assert_int_eq(memcmp(wire + 26, "\0\0\x29\4\xd0\0\0\x80\0\0\x0c\0\x0a\0\x08" "12345678", 23), 0);
+	ck_assert_int_eq(memcmp(wire + 26,
+				"\0\0\x29\4\xd0\0\0\x80\0\0\x0c\0\x0a\0\x08" "12345678", 23),
+			 0);
 	wire[2] |= 0x80;
 	ck_assert_int_eq(kl_scan(wire, (size_t)bytes, &scanned), 0);
 	ck_assert(scanned.has_opt);

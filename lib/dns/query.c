@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
-/* The query: which server is asked when, what its answers mean, when it ends. */
+/*
+ * The query: which server is asked when, what its answers mean, when it ends.
+ * query-start.c has its beginning.
+ */
 #include "query.h"
 
 #include <errno.h>
@@ -16,7 +19,7 @@ static void advance(struct kl_query *query);
 
 /* ---- life --------------------------------------------------------------- */
 
-static struct kl_query **bucket_of(struct kloop_resolver *resolver, uint32_t hash)
+struct kl_query **kl_query_bucket(struct kloop_resolver *resolver, uint32_t hash)
 {
 	return &resolver->buckets[hash % KL_QUERY_BUCKETS];
 }
@@ -82,10 +85,16 @@ static void push_waiting(struct kl_query *query, bool front)
 	resolver->waiting_tail = &query->next_waiting;
 }
 
+void kl_query_launch(struct kl_query *query)
+{
+	push_waiting(query, false);
+	start_waiting(query->resolver);
+}
+
 static void end_query(struct kl_query *query)
 {
 	struct kloop_resolver *resolver = query->resolver;
-	struct kl_query **link = bucket_of(resolver, query->hash);
+	struct kl_query **link = kl_query_bucket(resolver, query->hash);
 
 	while (*link != query)
 		link = &(*link)->next;
@@ -164,7 +173,7 @@ static bool tell(struct kl_query *query)
 
 /* ---- the result of a question ------------------------------------------- */
 
-static struct kl_key key_of(const struct kl_query *query, const struct kl_question *question)
+struct kl_key kl_query_key(const struct kl_query *query, const struct kl_question *question)
 {
 	return (struct kl_key){ query->name, query->name_bytes, question->type,
 				(uint16_t)query->flags };
@@ -174,7 +183,7 @@ static struct kl_key key_of(const struct kl_query *query, const struct kl_questi
 static void give_up(struct kl_query *query, struct kl_question *question, int failure)
 {
 	struct kloop_resolver *resolver = query->resolver;
-	struct kl_key key = key_of(query, question);
+	struct kl_key key = kl_query_key(query, question);
 	struct kl_answer *answer;
 
 	question->done = true;
@@ -217,7 +226,7 @@ static bool settle(struct kl_query *query, struct kl_question *question, struct 
 	struct kloop_resolver *resolver = query->resolver;
 	const struct kl_ttl_limits limits = { resolver->options.max_ttl_s,
 					      resolver->options.max_negative_ttl_s };
-	struct kl_key key = key_of(query, question);
+	struct kl_key key = kl_query_key(query, question);
 	struct kl_answer *answer = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
 						 &limits, kloop_now());
 
@@ -428,7 +437,7 @@ static void advance(struct kl_query *query)
 			 query->error != 0 ? query->error : KLOOP_ERROR_DNS_AGAIN);
 }
 
-static void expire(struct kloop_timer *timer)
+void kl_query_expire(struct kloop_timer *timer)
 {
 	struct kl_query *query = kl_container_of(timer, struct kl_query, timer);
 	struct kl_config *config = query->config;
@@ -642,135 +651,4 @@ enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 	note_overtaken(query, index, incoming);
 	judge_rcode(query, index, incoming, &scan);
 	return KL_VERDICT_DONE;
-}
-
-/* ---- the beginning ------------------------------------------------------ */
-
-/* Letters in random case: as many bits to guess as the name has letters (0x20). */
-static int randomize_case(struct kl_query *query)
-{
-	uint8_t bits[(KL_NAME_BYTES + 7) / 8];
-	int ret;
-
-	memcpy(query->cased, query->name, query->name_bytes);
-	if (query->resolver->options.flags & KLOOP_RESOLVER_NO_CASE)
-		return 0;
-	ret = kl_random_fill(&query->resolver->random, bits, (query->name_bytes + 7u) / 8);
-	if (ret < 0)
-		return ret;
-	for (unsigned i = 0; i < query->name_bytes; i++) {
-		uint8_t lower = kl_lower(query->cased[i]);
-
-		/* Lengths of labels are no letters. */
-		if (lower >= 'a' && lower <= 'z')
-			query->cased[i] = bits[i / 8] >> (i % 8) & 1 ? lower :
-								       (uint8_t)(lower - 32);
-	}
-	return 0;
-}
-
-static struct kl_query *find(struct kloop_resolver *resolver, const struct kl_config *config,
-			     const struct kl_query *like)
-{
-	struct kl_query *query = *bucket_of(resolver, like->hash);
-
-	for (; query; query = query->next) {
-		bool all = true;
-
-		if (query->hash != like->hash || query->config != config ||
-		    query->flags != like->flags || query->name_bytes != like->name_bytes ||
-		    query->pending == 0 ||
-		    !kl_same_text(query->name, like->name, like->name_bytes))
-			continue;
-		for (unsigned i = 0; i < like->count; i++)
-			all = all && kl_query_find(query, like->questions[i].type);
-		if (all)
-			return query;
-	}
-	return NULL;
-}
-
-static void add_wait(struct kl_query *query, struct kl_wait *wait)
-{
-	if (!wait) {
-		query->background = true;
-		return;
-	}
-	wait->query = query;
-	wait->next = query->waits;
-	wait->link = &query->waits;
-	if (wait->next)
-		wait->next->link = &wait->next;
-	query->waits = wait;
-}
-
-static struct kl_query *make(struct kloop_resolver *resolver, const struct kl_query *like)
-{
-	struct kl_query *query = kl_calloc(1, sizeof(*query) + 2 * (size_t)like->name_bytes);
-
-	if (!query)
-		return NULL;
-	*query = *like;
-	query->resolver = resolver;
-	query->name = query->names;
-	query->cased = query->names + like->name_bytes;
-	memcpy(query->name, like->name, like->name_bytes);
-	if (randomize_case(query) < 0) {
-		kl_free(query);
-		return NULL;
-	}
-	query->pending = query->count;
-	kloop_timer_init(&query->timer, expire);
-	return query;
-}
-
-/* Is there an expired answer to fall back on? Then patience ends earlier. */
-static bool find_stale(struct kl_query *query)
-{
-	struct kloop_resolver *resolver = query->resolver;
-	bool all = resolver->options.stale_s != 0;
-
-	for (unsigned i = 0; i < query->count && all; i++) {
-		struct kl_key key = key_of(query, &query->questions[i]);
-		struct kl_answer *answer;
-
-		all = kl_cache_find(&resolver->cache, &key, kloop_now(), &answer) != 0;
-	}
-	return all;
-}
-
-int kl_query_start(struct kloop_resolver *resolver, struct kl_config *config, const uint8_t *name,
-		   size_t name_bytes, const uint16_t *types, unsigned count, unsigned flags,
-		   struct kl_wait *wait)
-{
-	struct kl_query like = {
-		.name = (uint8_t *)(uintptr_t)name,
-		.name_bytes = (uint8_t)name_bytes,
-		.count = count,
-		.flags = flags,
-		.hash = kl_hash(resolver->seed, name, name_bytes),
-	};
-	struct kl_query *query;
-
-	for (unsigned i = 0; i < count; i++)
-		like.questions[i].type = types[i];
-	query = find(resolver, config, &like);
-	if (query) {
-		resolver->stats.joined++;
-		add_wait(query, wait);
-		return 0;
-	}
-	query = make(resolver, &like);
-	if (!query)
-		return -ENOMEM;
-	query->config = kl_config_ref(config);
-	query->next = *bucket_of(resolver, query->hash);
-	*bucket_of(resolver, query->hash) = query;
-	kl_servers_order(config, kloop_now(), query->order, &query->probe);
-	query->has_stale = find_stale(query);
-	add_wait(query, wait);
-	resolver->stats.queries++;
-	push_waiting(query, false);
-	start_waiting(resolver);
-	return 0;
 }

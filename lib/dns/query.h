@@ -87,6 +87,15 @@ void kl_queries_end(struct kloop_resolver *resolver);
 /* End those that are failing and have no timer to say so. */
 void kl_queries_fail(struct kloop_resolver *resolver);
 
+/* ---- between query.c and query-start.c ---------------------------------- */
+
+struct kl_query **kl_query_bucket(struct kloop_resolver *resolver, uint32_t hash);
+/* What the answer to one of its questions is kept as. */
+struct kl_key kl_query_key(const struct kl_query *query, const struct kl_question *question);
+/* Let it go when its turn has come. */
+void kl_query_launch(struct kl_query *query);
+void kl_query_expire(struct kloop_timer *timer);
+
 /* ---- between the query and its transports ------------------------------- */
 
 /* What a message that came means for a question. */

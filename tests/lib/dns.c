@@ -231,7 +231,7 @@ static void handle(struct kt_dns *server, struct kt_question *question)
 
 static void udp_ready(struct kloop_op *op, int32_t result, uint32_t flags)
 {
-	struct kt_dns *server = op->complete ? (struct kt_dns *)((char *)op - offsetof(struct kt_dns, udp_op)) : NULL;
+	struct kt_dns *server = (struct kt_dns *)((char *)op - offsetof(struct kt_dns, udp_op));
 	uint8_t wire[4096];
 
 	(void)flags;
