@@ -50,6 +50,7 @@ ALONE = {
     "pool": r"(\d+ bytes, the first is 'k'\n)+3072 of 3072 bytes\n"
             r"|this kernel has no buffer rings\n",
     "post": r"job 1: 500500\njob 2: 2001000\njob 3: 4501500\njob 4: 8002000\njob 5: 12502500\n",
+    "resolve": r"(localhost: (127\.0\.0\.1|\[::1\]):80\n)+",
     "signal": r"asked to end: signal 15\n",
     "sockets": r"one two three four\n",
     "timer": r"(tick\n){4}the watchdog is stopped\n",

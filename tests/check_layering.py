@@ -24,6 +24,7 @@ MAY_KNOW = {"ring": set(), "net": {"ring"}, "tls": {"ring", "net"}, "dns": {"rin
 PUBLIC = {
     "loop": "ring", "op": "ring", "timer": "ring", "signal": "ring", "child": "ring",
     "pool": "ring", "address": "net", "stream": "net", "listener": "net", "tls": "tls",
+    "dns": "dns",
 }
 # Headers of the C library and of Linux, which anybody may use.
 LIBC = re.compile(

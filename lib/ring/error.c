@@ -36,6 +36,22 @@ static const struct {
 	  "OpenSSL did not hand out the keys" },
 	{ KLOOP_ERROR_KTLS_UNUSED, "KLOOP_ERROR_KTLS_UNUSED", "there was no need so far" },
 	{ KLOOP_ERROR_KTLS_SOCKET, "KLOOP_ERROR_KTLS_SOCKET", "it is no TCP connection" },
+	{ KLOOP_ERROR_DNS_NONAME, "KLOOP_ERROR_DNS_NONAME", "name or service not known" },
+	{ KLOOP_ERROR_DNS_NODATA, "KLOOP_ERROR_DNS_NODATA",
+	  "the name has no address or record of this kind" },
+	{ KLOOP_ERROR_DNS_AGAIN, "KLOOP_ERROR_DNS_AGAIN", "name servers failed or refused" },
+	{ KLOOP_ERROR_DNS_TIMEOUT, "KLOOP_ERROR_DNS_TIMEOUT", "no name server answered in time" },
+	{ KLOOP_ERROR_DNS_FAIL, "KLOOP_ERROR_DNS_FAIL", "name servers gave no usable answer" },
+	{ KLOOP_ERROR_DNS_FLAGS, "KLOOP_ERROR_DNS_FLAGS", "bad flags for a lookup" },
+	{ KLOOP_ERROR_DNS_FAMILY, "KLOOP_ERROR_DNS_FAMILY", "address family not supported" },
+	{ KLOOP_ERROR_DNS_SOCKTYPE, "KLOOP_ERROR_DNS_SOCKTYPE",
+	  "socket type and protocol do not go together" },
+	{ KLOOP_ERROR_DNS_SERVICE, "KLOOP_ERROR_DNS_SERVICE",
+	  "service unknown for this socket type" },
+	{ KLOOP_ERROR_DNS_ADDRFAMILY, "KLOOP_ERROR_DNS_ADDRFAMILY",
+	  "a numeric address of another family" },
+	{ KLOOP_ERROR_DNS_NSS, "KLOOP_ERROR_DNS_NSS",
+	  "nsswitch.conf wants a module that only getaddrinfo(3) has" },
 };
 
 const char *kloop_strerror(int code)

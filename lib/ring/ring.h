@@ -106,4 +106,15 @@ int kl_op_splice(struct kloop_loop *loop, struct kloop_op *op, int from, uint64_
  */
 int kl_op_close(struct kloop_loop *loop, struct kloop_op *op, int fd);
 
+/*
+ * openat(2) and statx(2), for paths from the root and for descriptors; path and
+ * buffer are lent. The kernel may give them to a worker of its own. They return
+ * as public submissions do; op must not be in flight. A descriptor that arrives
+ * although the operation was cancelled is the caller's to close.
+ */
+struct statx;
+int kl_op_open(struct kloop_loop *loop, struct kloop_op *op, const char *path, int flags);
+int kl_op_statx(struct kloop_loop *loop, struct kloop_op *op, int fd, const char *path, int flags,
+		unsigned mask, struct statx *buffer);
+
 #endif

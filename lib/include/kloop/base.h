@@ -99,6 +99,36 @@ enum kloop_error {
 	KLOOP_ERROR_KTLS_UNUSED = -4224,
 	/* It is no TCP connection. */
 	KLOOP_ERROR_KTLS_SOCKET = -4225,
+
+	/*
+	 * The resolver; kloop_dns_get_eai() has the code of getaddrinfo(3) for
+	 * each.
+	 */
+	/* There is no such name (EAI_NONAME), or it is no name. */
+	KLOOP_ERROR_DNS_NONAME = -4300,
+	/* The name exists, and has no address or record of the kind asked for (EAI_NODATA). */
+	KLOOP_ERROR_DNS_NODATA = -4301,
+	/* The servers failed or refused; later it may work (EAI_AGAIN). */
+	KLOOP_ERROR_DNS_AGAIN = -4302,
+	/* No server answered in time (EAI_AGAIN). */
+	KLOOP_ERROR_DNS_TIMEOUT = -4303,
+	/* The servers do not understand the question, or answer nonsense (EAI_FAIL). */
+	KLOOP_ERROR_DNS_FAIL = -4304,
+	/* ai_flags has an unknown bit, or AI_CANONNAME without a name (EAI_BADFLAGS). */
+	KLOOP_ERROR_DNS_FLAGS = -4305,
+	/* ai_family is neither AF_UNSPEC, AF_INET nor AF_INET6 (EAI_FAMILY). */
+	KLOOP_ERROR_DNS_FAMILY = -4306,
+	/* ai_socktype and ai_protocol do not go together (EAI_SOCKTYPE). */
+	KLOOP_ERROR_DNS_SOCKTYPE = -4307,
+	/* The service is unknown, or no port (EAI_SERVICE). */
+	KLOOP_ERROR_DNS_SERVICE = -4308,
+	/* A numeric address of the other family (EAI_ADDRFAMILY). */
+	KLOOP_ERROR_DNS_ADDRFAMILY = -4309,
+	/*
+	 * nsswitch.conf gives the name to a module that is not the library's:
+	 * getaddrinfo(3), which may block, can find it (EAI_AGAIN).
+	 */
+	KLOOP_ERROR_DNS_NSS = -4310,
 };
 
 /*

@@ -1,0 +1,654 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * The query: which server is asked when, what its answers mean, when it ends.
+ * query-start.c has its beginning.
+ */
+#include "query.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "ldns.h"
+
+/* With an expired answer at hand nobody waits longer for a new one (RFC 8767). */
+#define STALE_PATIENCE_NS UINT64_C(1800000000)
+/* How long a server that does not understand EDNS is asked without. */
+#define NO_EDNS_NS UINT64_C(3600000000000)
+
+static void advance(struct kl_query *query);
+
+/* ---- life --------------------------------------------------------------- */
+
+struct kl_query **kl_query_bucket(struct kloop_resolver *resolver, uint32_t hash)
+{
+	return &resolver->buckets[hash % KL_QUERY_BUCKETS];
+}
+
+struct kl_question *kl_query_find(struct kl_query *query, unsigned type)
+{
+	for (unsigned i = 0; i < query->count; i++) {
+		if (query->questions[i].type == type)
+			return &query->questions[i];
+	}
+	return NULL;
+}
+
+/* Let the next ones go, in the order of their coming. */
+static void start_waiting(struct kloop_resolver *resolver)
+{
+	while (resolver->waiting && !resolver->closing &&
+	       resolver->active < resolver->options.max_queries) {
+		struct kl_query *query = resolver->waiting;
+
+		if (query->starved && resolver->flights != 0 && resolver->active != 0 &&
+		    resolver->idle[0].count + resolver->idle[1].count == 0)
+			return; /* until somebody gives a descriptor back */
+		resolver->waiting = query->next_waiting;
+		if (!resolver->waiting)
+			resolver->waiting_tail = &resolver->waiting;
+		query->waiting = false;
+		resolver->stats.waiting--;
+		resolver->active++;
+		advance(query);
+	}
+}
+
+static void unlink_waiting(struct kl_query *query)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	struct kl_query **link = &resolver->waiting;
+
+	while (*link != query)
+		link = &(*link)->next_waiting;
+	*link = query->next_waiting;
+	if (!*link)
+		resolver->waiting_tail = link;
+	query->waiting = false;
+	resolver->stats.waiting--;
+}
+
+static void push_waiting(struct kl_query *query, bool front)
+{
+	struct kloop_resolver *resolver = query->resolver;
+
+	query->waiting = true;
+	resolver->stats.waiting++;
+	if (front) {
+		query->next_waiting = resolver->waiting;
+		if (!resolver->waiting)
+			resolver->waiting_tail = &query->next_waiting;
+		resolver->waiting = query;
+		return;
+	}
+	query->next_waiting = NULL;
+	*resolver->waiting_tail = query;
+	resolver->waiting_tail = &query->next_waiting;
+}
+
+void kl_query_launch(struct kl_query *query)
+{
+	push_waiting(query, false);
+	start_waiting(query->resolver);
+}
+
+static void end_query(struct kl_query *query)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	struct kl_query **link = kl_query_bucket(resolver, query->hash);
+
+	while (*link != query)
+		link = &(*link)->next;
+	*link = query->next;
+	kloop_timer_stop(&query->timer);
+	kl_udp_forget(query);
+	kl_tcp_forget(query);
+	if (query->waiting)
+		unlink_waiting(query);
+	else
+		resolver->active--;
+	while (query->waits) {
+		struct kl_wait *wait = query->waits;
+
+		query->waits = wait->next;
+		wait->query = NULL;
+	}
+	for (unsigned i = 0; i < query->count; i++)
+		kl_answer_unref(query->questions[i].answer);
+	kl_config_unref(query->config);
+	kl_free(query);
+}
+
+void kl_queries_end(struct kloop_resolver *resolver)
+{
+	for (size_t i = 0; i < KL_QUERY_BUCKETS; i++) {
+		while (resolver->buckets[i])
+			end_query(resolver->buckets[i]);
+	}
+}
+
+static void remove_wait(struct kl_wait *wait)
+{
+	*wait->link = wait->next;
+	if (wait->next)
+		wait->next->link = wait->link;
+	wait->query = NULL;
+}
+
+void kl_wait_end(struct kl_wait *wait)
+{
+	struct kl_query *query = wait->query;
+	struct kloop_resolver *resolver;
+
+	if (!query)
+		return;
+	resolver = query->resolver;
+	remove_wait(wait);
+	/* One that is being told ends by itself. */
+	if (query->waits || query->background || query->telling)
+		return;
+	end_query(query);
+	start_waiting(resolver);
+}
+
+/* Tell all who wait; end if that was the last question. False: the query is gone. */
+static bool tell(struct kl_query *query)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	struct kl_wait *wait, *next;
+
+	query->telling = true;
+	for (wait = query->waits; wait; wait = next) {
+		next = wait->next;
+		if (query->pending == 0)
+			remove_wait(wait);
+		wait->notify(wait, query);
+	}
+	query->telling = false;
+	if (query->pending != 0 && (query->waits || query->background))
+		return true;
+	end_query(query);
+	start_waiting(resolver);
+	return false;
+}
+
+/* ---- the result of a question ------------------------------------------- */
+
+struct kl_key kl_query_key(const struct kl_query *query, const struct kl_question *question)
+{
+	return (struct kl_key){ query->name, query->name_bytes, question->type,
+				(uint16_t)query->flags };
+}
+
+/* No server will answer. An expired answer is better than none, if that is wanted. */
+static void give_up(struct kl_query *query, struct kl_question *question, int failure)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	struct kl_key key = kl_query_key(query, question);
+	struct kl_answer *answer;
+
+	question->done = true;
+	question->tcp = false;
+	query->pending--;
+	if (failure == KLOOP_ERROR_DNS_TIMEOUT)
+		resolver->stats.timeouts++;
+	if (resolver->options.stale_s != 0 &&
+	    kl_cache_find(&resolver->cache, &key, kloop_now(), &answer) == KL_FOUND_STALE) {
+		resolver->stats.cache_stale++;
+		question->answer = kl_answer_ref(answer);
+		question->result = answer->result;
+		question->stale = true;
+		return;
+	}
+	question->result = failure;
+}
+
+static void give_up_all(struct kl_query *query, int failure)
+{
+	for (unsigned i = 0; i < query->count; i++) {
+		struct kl_question *question = &query->questions[i];
+
+		if (!question->done)
+			give_up(query, question,
+				question->failure != 0 ? question->failure : failure);
+	}
+	tell(query);
+}
+
+static bool trusts(const struct kl_query *query, const struct kl_server *server)
+{
+	return (query->config->resolv.options & KL_RESOLV_TRUST_AD) || server->loopback;
+}
+
+/* The server's word is final. False: the query is gone. */
+static bool settle(struct kl_query *query, struct kl_question *question, struct kl_server *server,
+		   const struct kl_incoming *incoming, const struct kl_scan *scan)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	const struct kl_ttl_limits limits = { resolver->options.max_ttl_s,
+					      resolver->options.max_negative_ttl_s };
+	struct kl_key key = kl_query_key(query, question);
+	struct kl_answer *answer = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
+						 &limits, kloop_now());
+
+	question->done = true;
+	question->tcp = false;
+	query->pending--;
+	if (!answer) {
+		question->result = -ENOMEM;
+		return tell(query);
+	}
+	answer->authentic = (scan->flags & KL_FLAG_AD) && trusts(query, server);
+	question->answer = answer;
+	question->result = answer->result;
+	if (!(resolver->options.flags & KLOOP_RESOLVER_NO_CACHE))
+		kl_cache_put(&resolver->cache, &key, answer);
+	return tell(query);
+}
+
+/* ---- whom to ask -------------------------------------------------------- */
+
+/* Have ldns encode one question, and keep what is around it. 0, or as kl_ldns_encode(). */
+static int make_template(struct kl_query *query, struct kl_server *server, bool edns, unsigned key)
+{
+	struct kl_ldns_query wanted = {
+		.name = (const uint8_t *)"",
+		.name_bytes = 1,
+		.recursion = !(query->flags & KLOOP_QUERY_NO_RECURSION),
+		.checking_disabled = query->flags & KLOOP_QUERY_CHECKING_DISABLED,
+		.authentic = edns && trusts(query, server),
+		.dnssec = edns && (query->flags & KLOOP_QUERY_DNSSEC),
+		.edns_bytes = edns ? KL_EDNS_BYTES : 0,
+	};
+	struct kl_template *made = &server->question;
+	uint8_t wire[KL_QUERY_BYTES];
+	const int around = KL_HEADER_BYTES + 1 + 4;
+	int bytes;
+
+	if (edns && !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES)) {
+		wanted.cookie_bytes = kl_server_cookie(server, &query->resolver->random);
+		wanted.cookie = server->cookie;
+	}
+	bytes = kl_ldns_encode(&wanted, wire);
+	if (bytes < 0)
+		return bytes;
+	if (bytes < around || bytes - around > (int)sizeof(made->tail))
+		return -EINVAL;
+	memcpy(made->header, wire, KL_HEADER_BYTES);
+	made->tail_bytes = (unsigned)(bytes - around);
+	memcpy(made->tail, wire + around, made->tail_bytes);
+	made->key = key;
+	return 0;
+}
+
+int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server *server,
+		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns)
+{
+	bool edns = !(query->resolver->options.flags & KLOOP_RESOLVER_NO_EDNS) &&
+		    server->no_edns_until_ns <= kloop_now();
+	const uint8_t *name = tcp || !server->keeps_case ? query->name : query->cased;
+	unsigned key = query->flags << 2 | (edns ? 2u : 0) | 1;
+	const struct kl_template *made = &server->question;
+	uint8_t *at = ret_wire + KL_HEADER_BYTES;
+	int ret = made->key == key ? 0 : make_template(query, server, edns, key);
+
+	if (ret < 0)
+		return ret;
+	memcpy(ret_wire, made->header, KL_HEADER_BYTES);
+	kl_put16(ret_wire, id);
+	memcpy(at, name, query->name_bytes);
+	at += query->name_bytes;
+	kl_put16(at, query->questions[question].type);
+	kl_put16(at + 2, KL_CLASS_IN);
+	memcpy(at + 4, made->tail, made->tail_bytes);
+	*ret_edns = edns;
+	return (int)(at + 4 + made->tail_bytes - ret_wire);
+}
+
+/* Ask a server for all that is open. 0, or why that could not be. */
+static int ask(struct kl_query *query, unsigned server)
+{
+	int ret = 0;
+
+	if (query->config->servers[server].transport == KLOOP_DNS_UDP)
+		return kl_udp_ask(query, server);
+	for (unsigned i = 0; i < query->count && ret == 0; i++) {
+		if (!query->questions[i].done && !query->questions[i].tcp)
+			ret = kl_tcp_ask(query, server, i);
+	}
+	return ret;
+}
+
+/* Has every open question failed at this server already? */
+static bool useless(const struct kl_query *query, unsigned server)
+{
+	for (unsigned i = 0; i < query->count; i++) {
+		if (!query->questions[i].done && !(query->questions[i].failed & 1u << server))
+			return false;
+	}
+	return true;
+}
+
+/* May some server still answer every open question? */
+static bool hopes(const struct kl_query *query)
+{
+	for (unsigned i = 0; i < query->count; i++) {
+		const struct kl_question *question = &query->questions[i];
+
+		if (!question->done && !question->tcp && !kl_udp_hopes(query, i))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Have the timer expire then. Without memory for that the query fails, at the
+ * start of the next turn.
+ */
+static void arm(struct kl_query *query, uint64_t when_ns)
+{
+	if (kloop_timer_start(query->resolver->loop, &query->timer, when_ns) == 0)
+		return;
+	query->failing = true;
+	query->error = -ENOMEM;
+	query->resolver->failing = true;
+	kl_resolver_schedule(query->resolver);
+}
+
+/* How long until the next one is asked, or until it is enough. */
+static void start_timer(struct kl_query *query, unsigned server)
+{
+	struct kl_config *config = query->config;
+	uint64_t now = kloop_now();
+	unsigned round = (query->sends - 1) / config->server_count;
+	uint64_t limit = config->timeout_ns, wait = limit;
+
+	if (!query->has_stale)
+		query->deadline_ns = now + limit;
+	else if (query->deadline_ns == 0)
+		query->deadline_ns = now + (limit < STALE_PATIENCE_NS ? limit : STALE_PATIENCE_NS);
+	if (query->sends < config->attempts * config->server_count &&
+	    !(query->resolver->options.flags & KLOOP_RESOLVER_NO_RACE)) {
+		wait = kl_server_patience(&config->servers[server], limit);
+		if (config->servers[server].transport != KLOOP_DNS_UDP && wait < limit / 4)
+			wait = limit / 4; /* a connection takes its time */
+		wait = wait << round < limit ? wait << round : limit;
+	}
+	arm(query, now + wait < query->deadline_ns ? now + wait : query->deadline_ns);
+}
+
+/* The failure has to come later than the call that asked. */
+static void fail_soon(struct kl_query *query, int error)
+{
+	query->error = error;
+	query->failing = true;
+	arm(query, 0);
+}
+
+/* No descriptor to ask with: wait for another query to give one back, if there is one. */
+static bool starve(struct kl_query *query)
+{
+	struct kloop_resolver *resolver = query->resolver;
+
+	if (query->sends != 1 || resolver->active < 2 || resolver->flights == 0)
+		return false;
+	query->sends = 0;
+	query->starved = true;
+	resolver->active--;
+	push_waiting(query, true);
+	return true;
+}
+
+/* Ask the next server that is worth it; fail if there is none, and no hope. */
+static void advance(struct kl_query *query)
+{
+	struct kl_config *config = query->config;
+	int error = 0;
+
+	while (query->sends < config->attempts * config->server_count) {
+		unsigned server = query->order[query->sends++ % config->server_count];
+
+		if (useless(query, server))
+			continue;
+		if (query->sends > 1)
+			query->resolver->stats.retries++;
+		error = ask(query, server);
+		if (error == 0) {
+			if (query->sends == 1 && query->probe >= 0)
+				(void)ask(query, (unsigned)query->probe);
+			start_timer(query, server);
+			return;
+		}
+		if (error == -EALREADY) { /* all that is open is on its way by TCP */
+			start_timer(query, server);
+			return;
+		}
+		if ((error == -EMFILE || error == -ENFILE) && starve(query))
+			return;
+		if (error != -EMFILE && error != -ENFILE && error != -ENOMEM && error != -EAGAIN)
+			kl_server_missed(&config->servers[server], kloop_now(), true);
+		else if (!kl_udp_silent(query))
+			break;
+	}
+	if (hopes(query) && query->deadline_ns > kloop_now()) {
+		arm(query, query->deadline_ns);
+		return;
+	}
+	fail_soon(query, error == -EMFILE || error == -ENFILE || error == -ENOMEM ? error :
+			 query->error != 0 ? query->error : KLOOP_ERROR_DNS_AGAIN);
+}
+
+void kl_query_expire(struct kloop_timer *timer)
+{
+	struct kl_query *query = kl_container_of(timer, struct kl_query, timer);
+	struct kl_config *config = query->config;
+	uint64_t now = kloop_now();
+	unsigned silent = kl_udp_silent(query);
+
+	if (query->failing) {
+		give_up_all(query, query->error);
+		return;
+	}
+	if (query->sends < config->attempts * config->server_count &&
+	    (!query->has_stale || now < query->deadline_ns)) {
+		advance(query);
+		return;
+	}
+	for (unsigned i = 0; i < config->server_count; i++) {
+		if (silent & 1u << i)
+			kl_server_missed(&config->servers[i], now, false);
+	}
+	give_up_all(query, KLOOP_ERROR_DNS_TIMEOUT);
+}
+
+void kl_queries_fail(struct kloop_resolver *resolver)
+{
+	resolver->failing = false;
+	for (size_t i = 0; i < KL_QUERY_BUCKETS; i++) {
+		struct kl_query *query = resolver->buckets[i];
+
+		while (query) {
+			if (query->failing && !kloop_timer_is_active(&query->timer)) {
+				give_up_all(query, query->error);
+				query = resolver->buckets[i]; /* whoever is left */
+			} else {
+				query = query->next;
+			}
+		}
+	}
+}
+
+/* ---- what comes back ---------------------------------------------------- */
+
+/* The server cannot: the next one, unless somebody else may still answer. */
+static void fail_at(struct kl_query *query, unsigned index, unsigned server, int failure,
+		    unsigned rcode)
+{
+	struct kl_question *question = &query->questions[index];
+
+	question->failed |= (uint8_t)(1u << server);
+	question->tcp = false;
+	/* A server that failed says more than one that did not understand. */
+	if (question->failure != KLOOP_ERROR_DNS_AGAIN) {
+		question->failure = failure;
+		question->rcode = rcode;
+	}
+	if (!query->waiting && !query->failing && !hopes(query))
+		advance(query);
+}
+
+void kl_query_failed(struct kl_query *query, unsigned index, unsigned server, bool dead)
+{
+	if (dead)
+		kl_server_missed(&query->config->servers[server], kloop_now(), true);
+	fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
+}
+
+/* Over TCP there is no doubt who answers, and no limit of size. */
+static void go_tcp(struct kl_query *query, unsigned index, unsigned server)
+{
+	if (query->questions[index].tcp)
+		return;
+	if (kl_tcp_ask(query, server, index) < 0)
+		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
+	else
+		arm(query, query->deadline_ns = kloop_now() + query->config->timeout_ns);
+}
+
+/* The answer of glibc's servers that cannot parse a question at all. */
+static bool is_bare_failure(const uint8_t *wire, size_t bytes)
+{
+	unsigned flags = bytes == KL_HEADER_BYTES ? kl_get16(wire + 2) : 0;
+	unsigned rcode = flags & 15;
+
+	return (flags & KL_FLAG_QR) && !(flags & KL_OPCODE_MASK) && kl_get16(wire + 4) == 0 &&
+	       (rcode == KL_SERVFAIL || rcode == KL_NOTIMP || rcode == KL_REFUSED ||
+		rcode == KL_FORMERR);
+}
+
+/* Is it the question that was asked? *ret_case: it is, but for the case of letters. */
+static bool same_question(const struct kl_query *query, unsigned index,
+			  const struct kl_incoming *incoming, const struct kl_scan *scan,
+			  bool *ret_case)
+{
+	const uint8_t *name = incoming->wire + KL_HEADER_BYTES;
+
+	if (scan->type != query->questions[index].type || scan->rr_class != KL_CLASS_IN ||
+	    scan->question_bytes != query->name_bytes ||
+	    !kl_same_text(name, query->name, query->name_bytes))
+		return false;
+	*ret_case = incoming->cased && memcmp(name, query->cased, query->name_bytes) != 0;
+	return true;
+}
+
+/* Ask the same server once more, in another way. */
+static void ask_again(struct kl_query *query, unsigned index, unsigned server)
+{
+	query->resolver->stats.retries++;
+	if (ask(query, server) < 0)
+		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
+}
+
+static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_incoming *incoming,
+			const struct kl_scan *scan)
+{
+	struct kl_server *server = &query->config->servers[incoming->server];
+	struct kl_question *question = &query->questions[index];
+
+	switch (scan->rcode) {
+	case KL_FORMERR:
+	case KL_NOTIMP:
+	case KL_BADVERS:
+		if (incoming->edns) {
+			/* The other question may have brought this to light already. */
+			server->no_edns_until_ns = kloop_now() + NO_EDNS_NS;
+			if (!question->tcp && !kl_udp_hopes(query, index))
+				ask_again(query, index, incoming->server);
+			return;
+		}
+		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_FAIL, scan->rcode);
+		return;
+	case KL_BADCOOKIE:
+		/* It told its cookie along with that. */
+		if (!incoming->tcp && query->cookie_retries++ < 2)
+			ask_again(query, index, incoming->server);
+		else if (!incoming->tcp)
+			go_tcp(query, index, incoming->server);
+		else
+			fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
+		return;
+	case KL_NOERROR:
+		/* Knows nothing, and does not want to find out: a lame server. */
+		if (scan->counts[0] == 0 && !(scan->flags & (KL_FLAG_AA | KL_FLAG_RA)) &&
+		    !(query->flags & KLOOP_QUERY_NO_RECURSION)) {
+			fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
+			return;
+		}
+		settle(query, question, server, incoming, scan);
+		return;
+	case KL_NXDOMAIN:
+		settle(query, question, server, incoming, scan);
+		return;
+	default:
+		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
+	}
+}
+
+/* A server that was asked later has answered: the others are slower, or not there. */
+static void note_overtaken(struct kl_query *query, unsigned index,
+			   const struct kl_incoming *incoming)
+{
+	unsigned servers = incoming->tcp || query->pending != 1 ?
+				   0 :
+				   kl_udp_overtaken(query, index, incoming->sent_ns);
+
+	servers &= ~(1u << incoming->server);
+	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
+		if (servers & 1)
+			kl_server_missed(&query->config->servers[i], kloop_now(), false);
+	}
+}
+
+enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
+				 const struct kl_incoming *incoming)
+{
+	struct kl_server *server = &query->config->servers[incoming->server];
+	struct kl_scan scan;
+	const uint8_t *cookie;
+	size_t cookie_bytes = 0;
+	bool wrong_case = false;
+	uint64_t now = kloop_now();
+
+	if (is_bare_failure(incoming->wire, incoming->bytes)) {
+		scan = (struct kl_scan){ .rcode = kl_get16(incoming->wire + 2) & 15 };
+		scan.counts[0] = 1;
+		judge_rcode(query, index, incoming, &scan);
+		return KL_VERDICT_DONE;
+	}
+	if (kl_scan_question(incoming->wire, incoming->bytes, &scan) < 0 ||
+	    !same_question(query, index, incoming, &scan, &wrong_case))
+		return KL_VERDICT_REFUSED;
+	if (wrong_case) {
+		/* It may be a forger, or a server that writes names its own way: TCP tells. */
+		server->keeps_case = false;
+		go_tcp(query, index, incoming->server);
+		return KL_VERDICT_REFUSED;
+	}
+	if ((scan.flags & KL_FLAG_TC) || incoming->truncated) {
+		if (incoming->tcp)
+			return KL_VERDICT_REFUSED;
+		kl_server_answered(server, now - incoming->sent_ns);
+		go_tcp(query, index, incoming->server);
+		return KL_VERDICT_DONE;
+	}
+	if (kl_scan(incoming->wire, incoming->bytes, &scan) < 0)
+		return KL_VERDICT_REFUSED;
+	cookie = kl_option_find(incoming->wire, &scan, KL_OPTION_COOKIE, &cookie_bytes);
+	if (!incoming->tcp && incoming->edns && scan.rcode != KL_FORMERR &&
+	    !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES) &&
+	    !kl_server_check_cookie(server, now, cookie, cookie_bytes))
+		return KL_VERDICT_REFUSED;
+	kl_server_answered(server, incoming->tcp ? 0 : now - incoming->sent_ns);
+	note_overtaken(query, index, incoming);
+	judge_rcode(query, index, incoming, &scan);
+	return KL_VERDICT_DONE;
+}

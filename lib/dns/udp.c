@@ -1,0 +1,413 @@
+/* SPDX-License-Identifier: MulanPSL-2.0 */
+/*
+ * Questions over UDP. Each attempt has a socket of its own, connected, with a
+ * port that the kernel draws: it takes datagrams of that server only, and is
+ * told when nobody listens there. A and AAAA share it. The ring waits for the
+ * answer; sends and receives are calls that never wait, so that no query that
+ * waits lends memory to the kernel.
+ */
+#include "query.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "ldns.h"
+
+/* Datagrams that are looked at for one readiness: a flood must not keep the loop. */
+#define DATAGRAMS_PER_TURN 32
+/* Answers that are none, after which TCP is tried as well. */
+#define BAD_MAX 2
+
+struct kl_flight {
+	struct kloop_op op;
+	struct kloop_resolver *resolver;
+	struct kl_query *query; /* NULL: given up, waits for the operation's end */
+	struct kl_flight *next; /* of the query */
+	uint64_t sent_ns;
+	int fd;
+	uint16_t ids[2];
+	bool asked[2];
+	bool edns;
+	bool cased;
+	bool busy; /* its datagrams are being looked at */
+	bool family6;
+	uint8_t bad;
+	uint8_t server;
+};
+
+static void ready(struct kloop_op *op, int32_t result, uint32_t flags);
+
+/* ---- sockets ------------------------------------------------------------ */
+
+/*
+ * Take the socket out of its association; with drain what came late goes.
+ * False: it is of no use.
+ */
+static bool clean(int fd, bool drain)
+{
+	const struct sockaddr none = { .sa_family = AF_UNSPEC };
+	uint8_t byte;
+
+	if (connect(fd, &none, sizeof(none)) < 0)
+		return false;
+	if (!drain)
+		return true;
+	for (int i = 0; i < 16; i++) {
+		if (recv(fd, &byte, sizeof(byte), MSG_DONTWAIT) < 0 && errno == EAGAIN)
+			return true;
+	}
+	return false;
+}
+
+static int make_socket(int family)
+{
+	int value = IP_PMTUDISC_OMIT;
+	int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return -errno;
+	/* Do not believe in path MTUs that others tell: no forged fragments. */
+	if (family == AF_INET)
+		(void)setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &value, sizeof(value));
+	else
+		(void)setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &value, sizeof(value));
+	return fd;
+}
+
+static int get_socket(struct kloop_resolver *resolver, const struct kloop_address *address)
+{
+	struct kl_idle_sockets *idle = &resolver->idle[address->u.any.sa_family == AF_INET6];
+	int fd = idle->count != 0 ? idle->fds[--idle->count] :
+				    make_socket(address->u.any.sa_family);
+
+	if (fd < 0)
+		return fd;
+	/* An unconnected socket gets a new port with each association. */
+	if (connect(fd, &address->u.any, address->length) < 0) {
+		int error = -errno;
+
+		close(fd);
+		return error;
+	}
+	return fd;
+}
+
+static void put_socket(struct kl_flight *flight)
+{
+	struct kl_idle_sockets *idle = &flight->resolver->idle[flight->family6];
+
+	if (flight->fd < 0)
+		return;
+	/* One that an operation still refers to cannot serve again. */
+	if (!kloop_op_is_active(&flight->op) && idle->count < KL_IDLE_SOCKETS &&
+	    !flight->resolver->closing &&
+	    clean(flight->fd, flight->asked[0] || flight->asked[1] || flight->bad != 0))
+		idle->fds[idle->count++] = flight->fd;
+	else
+		close(flight->fd);
+	flight->fd = -1;
+	flight->resolver->flights--;
+}
+
+void kl_udp_close_idle(struct kloop_resolver *resolver)
+{
+	for (int i = 0; i < 2; i++) {
+		while (resolver->idle[i].count != 0)
+			close(resolver->idle[i].fds[--resolver->idle[i].count]);
+	}
+}
+
+/* ---- flights ------------------------------------------------------------ */
+
+static void free_flight(struct kl_flight *flight)
+{
+	struct kloop_resolver *resolver = flight->resolver;
+
+	kl_free(flight);
+	kl_resolver_release(resolver);
+}
+
+/* The query needs it no more; its memory goes when the kernel has let go of it. */
+static void give_up(struct kl_flight *flight)
+{
+	flight->query = NULL;
+	put_socket(flight);
+	if (kloop_op_is_active(&flight->op)) {
+		/* Without memory for the request it ends with the loop. */
+		(void)kloop_op_cancel(&flight->op);
+	} else if (!flight->busy) {
+		free_flight(flight);
+	}
+}
+
+void kl_udp_forget(struct kl_query *query)
+{
+	while (query->flights) {
+		struct kl_flight *flight = query->flights;
+
+		query->flights = flight->next;
+		give_up(flight);
+	}
+}
+
+/* Is the flight's answer to this question still to come? */
+static bool awaits(const struct kl_flight *flight, const struct kl_query *query, unsigned index)
+{
+	return flight->asked[index] && !query->questions[index].done &&
+	       !(query->questions[index].failed & 1u << flight->server);
+}
+
+bool kl_udp_hopes(const struct kl_query *query, unsigned index)
+{
+	for (const struct kl_flight *flight = query->flights; flight; flight = flight->next) {
+		if (awaits(flight, query, index))
+			return true;
+	}
+	return false;
+}
+
+unsigned kl_udp_silent(const struct kl_query *query)
+{
+	unsigned servers = 0;
+
+	for (const struct kl_flight *flight = query->flights; flight; flight = flight->next) {
+		if (awaits(flight, query, 0) || (query->count > 1 && awaits(flight, query, 1)))
+			servers |= 1u << flight->server;
+	}
+	return servers;
+}
+
+unsigned kl_udp_overtaken(const struct kl_query *query, unsigned index, uint64_t sent_ns)
+{
+	unsigned servers = 0;
+
+	for (const struct kl_flight *flight = query->flights; flight; flight = flight->next) {
+		if (awaits(flight, query, index) && flight->sent_ns < sent_ns)
+			servers |= 1u << flight->server;
+	}
+	return servers;
+}
+
+static int send_question(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
+{
+	kl_loop_count_direct(flight->resolver->loop);
+	flight->resolver->stats.packets_sent++;
+	if (send(flight->fd, wire, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+		return 0;
+	/* A full queue is as good as a lost packet. */
+	return errno == EAGAIN || errno == ENOBUFS ? 0 : -errno;
+}
+
+/* Both questions differ in id and type only: encoded once, sent twice. */
+static int send_questions(struct kl_flight *flight, struct kl_query *query)
+{
+	struct kl_server *server = &query->config->servers[flight->server];
+	bool single = query->config->resolv.options & KL_RESOLV_SINGLE_REQUEST;
+	uint8_t wire[KL_QUERY_BYTES];
+	int bytes = 0, ret;
+
+	ret = kl_random_fill(&flight->resolver->random, flight->ids, sizeof(flight->ids));
+	if (ret < 0)
+		return ret;
+	if (flight->ids[0] == flight->ids[1])
+		flight->ids[1] ^= 1;
+	flight->cased = server->keeps_case &&
+			!(query->resolver->options.flags & KLOOP_RESOLVER_NO_CASE);
+	flight->sent_ns = kloop_now();
+	for (unsigned i = 0; i < query->count; i++) {
+		struct kl_question *question = &query->questions[i];
+
+		if (question->done || question->tcp)
+			continue;
+		if (bytes == 0) {
+			bytes = kl_query_encode(query, i, server, flight->ids[i], false, wire,
+						&flight->edns);
+			if (bytes < 0)
+				return bytes;
+		}
+		kl_put16(wire, flight->ids[i]);
+		kl_put16(wire + KL_HEADER_BYTES + query->name_bytes, question->type);
+		ret = send_question(flight, wire, (size_t)bytes);
+		if (ret < 0)
+			return ret;
+		question->failed &= (uint8_t)~(1u << flight->server);
+		flight->asked[i] = true;
+		if (single)
+			break;
+	}
+	return bytes != 0 ? 0 : -EALREADY;
+}
+
+int kl_udp_ask(struct kl_query *query, unsigned server)
+{
+	struct kloop_resolver *resolver = query->resolver;
+	const struct kloop_address *address = &query->config->servers[server].address;
+	struct kl_flight *flight = kl_calloc(1, sizeof(*flight));
+	int ret;
+
+	if (!flight)
+		return -ENOMEM;
+	kloop_op_init(&flight->op, ready);
+	flight->resolver = resolver;
+	flight->server = (uint8_t)server;
+	flight->family6 = address->u.any.sa_family == AF_INET6;
+	flight->fd = get_socket(resolver, address);
+	if (flight->fd < 0) {
+		ret = flight->fd;
+		kl_free(flight);
+		return ret;
+	}
+	resolver->flights++;
+	resolver->holds++;
+	ret = send_questions(flight, query);
+	if (ret == 0)
+		ret = kloop_op_poll(resolver->loop, &flight->op, flight->fd, POLLIN);
+	if (ret < 0) {
+		give_up(flight);
+		return ret;
+	}
+	flight->query = query;
+	flight->next = query->flights;
+	query->flights = flight;
+	return 0;
+}
+
+/* ---- answers ------------------------------------------------------------ */
+
+/* Take it out of its query and let it go. */
+static void end_flight(struct kl_flight *flight)
+{
+	struct kl_flight **link = &flight->query->flights;
+
+	while (*link != flight)
+		link = &(*link)->next;
+	*link = flight->next;
+	give_up(flight);
+}
+
+/* Somebody guesses, or the server is confused: a connection cannot be forged that way. */
+static void doubt(struct kl_flight *flight)
+{
+	struct kl_query *query = flight->query;
+
+	flight->resolver->stats.packets_refused++;
+	if (++flight->bad != BAD_MAX)
+		return;
+	for (unsigned i = 0; i < query->count; i++) {
+		if (awaits(flight, query, i) && !query->questions[i].tcp)
+			(void)kl_tcp_ask(query, flight->server, i);
+	}
+}
+
+static void receive(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
+{
+	struct kl_query *query = flight->query;
+	struct kl_incoming incoming = {
+		.server = flight->server,
+		.wire = wire,
+		.bytes = bytes < KL_DATAGRAM_BYTES ? bytes : KL_DATAGRAM_BYTES,
+		.truncated = bytes > KL_DATAGRAM_BYTES,
+		.edns = flight->edns,
+		.cased = flight->cased,
+		.sent_ns = flight->sent_ns,
+	};
+
+	flight->resolver->stats.packets_received++;
+	for (unsigned i = 0; i < query->count && bytes >= KL_HEADER_BYTES; i++) {
+		if (!flight->asked[i] || kl_get16(wire) != flight->ids[i])
+			continue;
+		/* A second copy of what is settled. */
+		if (query->questions[i].done)
+			return;
+		flight->asked[i] = false;
+		if (kl_query_receive(query, i, &incoming) == KL_VERDICT_DONE)
+			return;
+		flight->asked[i] = true;
+		break;
+	}
+	if (flight->query)
+		doubt(flight);
+}
+
+/* With "single-request" the other question follows the first answer. */
+static void ask_rest(struct kl_flight *flight)
+{
+	struct kl_query *query = flight->query;
+
+	for (unsigned i = 0; i < query->count; i++) {
+		if (!query->questions[i].done && !query->questions[i].tcp && !kl_udp_hopes(query, i) &&
+		    !(query->questions[i].failed & 1u << flight->server)) {
+			(void)kl_udp_ask(query, flight->server);
+			return;
+		}
+	}
+}
+
+/* The socket has an error: nobody listens there, or there is no way to it. */
+static void fail(struct kl_flight *flight)
+{
+	struct kl_query *query = flight->query;
+	unsigned server = flight->server;
+	unsigned open = 0;
+
+	for (unsigned i = 0; i < query->count; i++)
+		open |= awaits(flight, query, i) ? 1u << i : 0;
+	end_flight(flight);
+	/* The first call may end the query only if it is the last that is open. */
+	if (open == 3) {
+		query->questions[1].failed |= (uint8_t)(1u << server);
+		query->questions[1].failure = KLOOP_ERROR_DNS_AGAIN;
+	}
+	if (open != 0)
+		kl_query_failed(query, open == 2, server, true);
+}
+
+/* Is anything left to wait for? */
+static bool is_open(const struct kl_flight *flight)
+{
+	const struct kl_query *query = flight->query;
+
+	return awaits(flight, query, 0) || (query->count > 1 && awaits(flight, query, 1));
+}
+
+static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
+{
+	struct kl_flight *flight = kl_container_of(op, struct kl_flight, op);
+	struct kloop_resolver *resolver = flight->resolver;
+	ssize_t bytes = 0;
+
+	(void)result;
+	(void)flags;
+	if (!flight->query) {
+		free_flight(flight);
+		return;
+	}
+	/* At the loop's end the exit hook does what is left. */
+	if (kl_loop_is_closing(resolver->loop))
+		return;
+	flight->busy = true;
+	for (int i = 0; i < DATAGRAMS_PER_TURN && flight->query && is_open(flight); i++) {
+		kl_loop_count_direct(resolver->loop);
+		bytes = recv(flight->fd, resolver->datagram, KL_DATAGRAM_BYTES,
+			     MSG_DONTWAIT | MSG_TRUNC);
+		if (bytes < 0)
+			break;
+		receive(flight, resolver->datagram, (size_t)bytes);
+	}
+	flight->busy = false;
+	if (!flight->query) {
+		free_flight(flight);
+	} else if (bytes < 0 && errno != EAGAIN && errno != EINTR) {
+		fail(flight);
+	} else if (!is_open(flight)) {
+		if (flight->query->config->resolv.options & KL_RESOLV_SINGLE_REQUEST)
+			ask_rest(flight);
+		end_flight(flight);
+	} else if (kloop_op_poll(resolver->loop, op, flight->fd, POLLIN) < 0) {
+		fail(flight);
+	}
+}
