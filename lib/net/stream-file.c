@@ -309,7 +309,7 @@ size_t kl_file_peek(struct kl_file *file, const void **ret_data)
 	size_t bytes = file->cancelled ? 0 : file->end - file->head;
 
 	file->wanted = bytes == 0;
-	*ret_data = file->buffer + file->head;
+	*ret_data = bytes > 0 ? file->buffer + file->head : NULL;
 	return bytes;
 }
 

@@ -161,7 +161,8 @@ static size_t gather(struct kloop_stream *stream, char *buffer)
 
 	while (kl_stream_peek_pending(stream, &data, &bytes) > 0 &&
 	       gathered + bytes <= KL_TLS_PLAIN_MAX) {
-		memcpy(buffer + gathered, data, bytes);
+		if (bytes > 0) /* of an empty write there is no address */
+			memcpy(buffer + gathered, data, bytes);
 		gathered += bytes;
 		kl_stream_skip_pending(stream, bytes);
 	}

@@ -164,6 +164,12 @@ int ktls_get_option(int fd, int option)
 
 /* ---- records ---------------------------------------------------------- */
 
+/*
+ * A call with a time limit ends with EINTR when the kernel has other work for
+ * this thread, of a ring that was closed for example, and no signal at all.
+ */
+#define AGAIN(result) ((result) < 0 && errno == EINTR)
+
 void ktls_prepare_send(struct msghdr *message, union ktls_control *control, uint8_t type)
 {
 	struct cmsghdr *header;
@@ -195,7 +201,9 @@ ssize_t ktls_send_record(int fd, uint8_t type, const void *data, size_t bytes)
 	ssize_t r;
 
 	ktls_prepare_send(&message, &control, type);
-	r = sendmsg(fd, &message, MSG_NOSIGNAL);
+	do
+		r = sendmsg(fd, &message, MSG_NOSIGNAL);
+	while (AGAIN(r));
 	return r < 0 ? -errno : r;
 }
 
@@ -207,23 +215,32 @@ ssize_t ktls_recv_record(int fd, void *data, size_t bytes, uint8_t *ret_type)
 		.msg_iov = &part, .msg_iovlen = 1,
 		.msg_control = control.bytes, .msg_controllen = sizeof(control),
 	};
-	ssize_t r = recvmsg(fd, &message, 0);
+	ssize_t r;
 
+	do
+		r = recvmsg(fd, &message, 0);
+	while (AGAIN(r));
 	*ret_type = r < 0 ? 0 : ktls_record_type(&message);
 	return r < 0 ? -errno : r;
 }
 
 ssize_t ktls_recv(int fd, void *data, size_t bytes)
 {
-	ssize_t r = recv(fd, data, bytes, 0);
+	ssize_t r;
 
+	do
+		r = recv(fd, data, bytes, 0);
+	while (AGAIN(r));
 	return r < 0 ? -errno : r;
 }
 
 ssize_t ktls_send(int fd, const void *data, size_t bytes)
 {
-	ssize_t r = send(fd, data, bytes, MSG_NOSIGNAL);
+	ssize_t r;
 
+	do
+		r = send(fd, data, bytes, MSG_NOSIGNAL);
+	while (AGAIN(r));
 	return r < 0 ? -errno : r;
 }
 
@@ -249,6 +266,21 @@ int ktls_send_all(int fd, const void *data, size_t bytes)
 		done += (size_t)r;
 	}
 	return 0;
+}
+
+bool ktls_arrives(int fd, const char *text)
+{
+	char got[64] = "";
+	size_t bytes = strlen(text);
+	int r = ktls_recv_all(fd, got, bytes);
+
+	if (r == 0 && memcmp(got, text, bytes) == 0)
+		return true;
+	printf("# expected \"%s\", got %s:", text, ktls_word(r));
+	for (size_t i = 0; i < bytes; i++)
+		printf(" %02x", (unsigned char)got[i]);
+	printf("\n");
+	return false;
 }
 
 /* ---- the kernel ------------------------------------------------------- */

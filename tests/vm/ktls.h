@@ -92,6 +92,9 @@ ssize_t ktls_send(int fd, const void *data, size_t bytes);
 int ktls_recv_all(int fd, void *data, size_t bytes);
 int ktls_send_all(int fd, const void *data, size_t bytes);
 
+/* Is this text fd's next application data? What comes instead is told. */
+bool ktls_arrives(int fd, const char *text);
+
 /* ---- the kernel ------------------------------------------------------- */
 
 /* A counter of /proc/net/tls_stat; -1: there is none. */

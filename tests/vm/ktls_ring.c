@@ -81,7 +81,12 @@ static struct completion next(struct ring *self)
 	struct completion completion = { .res = -ETIME };
 	struct io_uring_cqe *cqe;
 
-	if (io_uring_submit_and_wait_timeout(&self->ring, &cqe, 1, &patience, NULL) >= 0) {
+	int r;
+
+	do
+		r = io_uring_submit_and_wait_timeout(&self->ring, &cqe, 1, &patience, NULL);
+	while (r == -EINTR);
+	if (r >= 0) {
 		completion.res = cqe->res;
 		completion.flags = cqe->flags;
 		io_uring_cqe_seen(&self->ring, cqe);
@@ -279,10 +284,7 @@ static void rekey_multishot(struct ring *self, const struct ktls_suite *suite)
 
 static bool arrives(struct ring *self, const char *text)
 {
-	char got[64];
-
-	return ktls_recv_all(self->fds[1], got, strlen(text)) == 0 &&
-	       memcmp(got, text, strlen(text)) == 0;
+	return ktls_arrives(self->fds[1], text);
 }
 
 static void sends(struct ring *self, struct ktls_ring_facts *facts)
