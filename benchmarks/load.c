@@ -292,7 +292,8 @@ static void run_accept(void)
 		}
 	}
 	usleep(KL_BENCH_SETTLE_US);
-	kl_bench_report("connections", done, now - started_ns, kl_bench_server_cpu_ns(&options) - before_ns, "");
+	kl_bench_report("connections", done, now - started_ns,
+			kl_bench_server_cpu_ns(&options) - before_ns, "");
 }
 
 static void run_idle(void)

@@ -249,7 +249,8 @@ class _Servers:
     """The servers of one cell.
 
     They live through all rounds, except where one at a time must be fresh
-    (memory) or would disturb the others while it idles (SQPOLL spins).
+    (memory), would disturb the others while it idles (SQPOLL spins), or where
+    the way its heap happens to lie decides more than what is measured (TLS).
     """
 
     def __init__(self, cell: Cell, settings: Settings, stack: ExitStack) -> None:
@@ -260,8 +261,10 @@ class _Servers:
 
     @contextmanager
     def get(self, variant: Variant) -> Iterator[Server]:
-        if variant.sqpoll or self.cell.mode == "idle":
+        if variant.sqpoll or self.cell.mode == "idle" or self.cell.tls:
             with _server(variant, self.cell, self.settings) as server:
+                if self.cell.tls:
+                    _load(server, self.cell, self.settings, self.settings.seconds / 4)
                 yield server
             return
         if variant.name not in self.running:
@@ -276,7 +279,7 @@ def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Res
     with ExitStack() as stack:
         servers = _Servers(cell, settings, stack)
         # Round 0 warms everything up and does not count.
-        for number in range(1 if cell.mode == "idle" else 0, settings.rounds + 1):
+        for number in range(1 if cell.mode == "idle" or cell.tls else 0, settings.rounds + 1):
             seconds = settings.seconds if number > 0 else settings.seconds / 4
             for variant in variants:
                 series = result.series[variant.name]

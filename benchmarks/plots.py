@@ -45,8 +45,8 @@ def _lines(results: dict[str, Result], title: str, chosen: list[Cell],
 def _pick(api: str, *sizes: tuple[int, int], tls: bool = False) -> list[Cell]:
     """Cells of an API in the order of (connections, KiB)."""
     return [cell for connections, kib in sizes for cell in CELLS
-            if cell.mode == "echo" and cell.tls == tls and (cell.api, cell.connections, cell.message_bytes) ==
-            (api, connections, kib * 1024)]
+            if cell.mode == "echo" and cell.tls == tls
+            and (cell.api, cell.connections, cell.message_bytes) == (api, connections, kib * 1024)]
 
 
 def _size_figure(results: dict[str, Result]) -> svg.Figure | None:
