@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
-/* TLS in quantity: many connections at once, large files, peers that vanish. */
+/* TLS in quantity: every cipher, many connections at once, large files, peers that vanish. */
 #include "tlsstream.h"
 #ifdef KT_FAKE_KTLS
 #include "fakelink.h"
@@ -21,6 +21,58 @@ static void check_fill(struct kt_stream *self, enum kt_event event, const void *
 	if (event == KT_ON_DATA)
 		ck_assert(kt_is_fill(data, bytes, self->received - bytes));
 }
+
+/* ---- ciphers -------------------------------------------------------------- */
+
+/* Every cipher that the kernel may know, and one that it does not. */
+START_TEST(every_cipher)
+{
+	static const struct {
+		unsigned version;
+		const char *name;
+		bool kernel;
+	} ciphers[] = {
+		{ KLOOP_TLS_1_3, "TLS_AES_128_GCM_SHA256", true },
+		{ KLOOP_TLS_1_3, "TLS_AES_256_GCM_SHA384", true },
+		{ KLOOP_TLS_1_3, "TLS_CHACHA20_POLY1305_SHA256", true },
+		{ KLOOP_TLS_1_3, "TLS_AES_128_CCM_SHA256", false },
+		{ KLOOP_TLS_1_2, "ECDHE-ECDSA-AES128-GCM-SHA256", true },
+		{ KLOOP_TLS_1_2, "ECDHE-ECDSA-AES256-GCM-SHA384", true },
+		{ KLOOP_TLS_1_2, "ECDHE-ECDSA-CHACHA20-POLY1305", true },
+		{ KLOOP_TLS_1_2, "ECDHE-ECDSA-AES128-SHA256", false },
+	};
+	struct kt_tls_setup setup = {
+		.kind = KT_TCP,
+		.version = ciphers[_i].version,
+		.cipher = ciphers[_i].name,
+		.ktls = KLOOP_KTLS_ON,
+	};
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kt_tls ends[2];
+
+	kt_tls_connect(ends, loop, &setup);
+	for (int i = 0; i < 2; i++) {
+		ends[i].s.then = check_fill;
+		ck_assert_str_eq(kloop_tls_get_cipher(ends[i].tls), ciphers[_i].name);
+		kt_tls_put(&ends[i], 200000, 0);
+	}
+	for (int i = 0; i < 2; i++)
+		kt_stream_await(&ends[i].s, 200000);
+	for (int i = 0; i < 4; i++) {
+		int r = kloop_tls_get_ktls(ends[i / 2].tls, (enum kloop_tls_direction)(i % 2));
+
+		if (kt_has_ktls() && ciphers[_i].kernel)
+			ck_assert_msg(r == 1, "%s: %s", ciphers[_i].name, kloop_strerror(r));
+		else if (kt_has_ktls())
+			ck_assert_int_eq(r, KLOOP_ERROR_KTLS_CIPHER);
+		else
+			ck_assert_int_le(r, 1);
+	}
+	kt_tls_end(ends);
+	kt_loop_free(loop);
+}
+END_TEST
+#define CIPHERS 8
 
 /* ---- many ---------------------------------------------------------------- */
 
@@ -172,6 +224,7 @@ static Suite *make_suite(void)
 	Suite *suite = suite_create("tls_load");
 	TCase *tcase = kt_case(suite, "load", 200);
 
+	tcase_add_loop_test(tcase, every_cipher, 0, CIPHERS);
 	tcase_add_loop_test(tcase, many_connections, 0, getenv("KLOOP_TEST_VM") || kt_under_valgrind() ? 1
 							   : KT_MODES * 2);
 	tcase_add_loop_test(tcase, large_file, 0, 4);
