@@ -470,7 +470,7 @@ START_TEST(close_deadline)
 	kloop_stream_close(end.s.stream);
 	kt_turn_until(loop, &end.s.count[KT_ON_CLOSE], 1);
 	ck_assert_int_eq(end.s.error, shutdown_ns ? -ETIMEDOUT : 0);
-	kt_peer_step(&peer);
+	kt_peer_until(&peer, loop, &peer.error, 1);
 	ck_assert_int_eq(peer.error, SSL_ERROR_ZERO_RETURN); /* close_notify came all the same */
 	kt_peer_free(&peer);
 	kt_loop_free(loop);
