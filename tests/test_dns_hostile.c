@@ -596,10 +596,42 @@ START_TEST(nobody_answers)
 	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 100 * KT_MS, 2), 0);
 	use(options);
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
-	ck_assert_int_eq(first.questions, 2);
-	ck_assert_int_eq(second.questions, 2);
+	/* Twice each in short order, and once more before it is given up. */
+	ck_assert_int_eq(first.questions, 3);
+	ck_assert_int_eq(second.questions, 3);
 	ck_assert_uint_eq(STAT(timeouts), 1);
 	ck_assert_uint_eq(STAT(in_flight), 0);
+	for (unsigned flags = 0; flags <= KLOOP_RESOLVER_NO_RACE; flags += KLOOP_RESOLVER_NO_RACE) {
+		/* Whoever wants to ask once, or each server in its turn, gets that. */
+		options = options_for(2);
+		kloop_resolver_options_set_flags(options, flags | KLOOP_RESOLVER_NO_ENVIRONMENT);
+		ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 50 * KT_MS,
+								    flags != 0 ? 2 : 1),
+				 0);
+		use(options);
+		first.questions = second.questions = 0;
+		ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
+		ck_assert_int_eq(first.questions, flags != 0 ? 2 : 1);
+		ck_assert_int_eq(second.questions, flags != 0 ? 2 : 1);
+	}
+}
+END_TEST
+
+/* A queue that is full, a path that comes up: all that is sent in short order is lost. */
+static int lose_two(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	(void)server;
+	(void)wire;
+	return question->number <= 2 ? 0 : -1;
+}
+
+START_TEST(a_burst_that_is_lost)
+{
+	first.hook = lose_two;
+	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
+	ck_assert_int_eq(first.questions, 3);
+	ck_assert_uint_eq(STAT(retries), 2);
+	ck_assert_uint_eq(STAT(timeouts), 0);
 }
 END_TEST
 
@@ -786,6 +818,7 @@ int main(void)
 	tcase_add_test(tcase, nobody_listens);
 	tcase_add_test(tcase, nobody_answers);
 	tcase_add_test(tcase, a_lost_question);
+	tcase_add_test(tcase, a_burst_that_is_lost);
 	tcase = kt_case(suite, "cache", 60);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_test(tcase, answers_are_kept);

@@ -354,6 +354,32 @@ static void arm(struct kl_query *query, uint64_t when_ns)
 	kl_resolver_schedule(query->resolver);
 }
 
+/*
+ * What is lost at once, by a full queue or a path that comes up, is lost twice:
+ * those who are still silent are asked a last time in the midst of the last
+ * wait. Whoever wants one attempt, or glibc's way, gets that.
+ */
+static bool calls_again(const struct kl_query *query)
+{
+	return !query->called_again && query->config->attempts > 1 &&
+	       !(query->resolver->options.flags & KLOOP_RESOLVER_NO_RACE);
+}
+
+static void call_again(struct kl_query *query)
+{
+	unsigned silent = kl_udp_silent(query);
+
+	query->called_again = true;
+	for (unsigned i = 0; i < query->config->server_count; i++) {
+		if (!(silent & 1u << i) ||
+		    query->config->servers[i].transport != KLOOP_DNS_UDP)
+			continue;
+		query->resolver->stats.retries++;
+		(void)kl_udp_ask(query, i);
+	}
+	arm(query, query->deadline_ns);
+}
+
 /* How long until the next one is asked, or until it is enough. */
 static void start_timer(struct kl_query *query, unsigned server)
 {
@@ -372,6 +398,8 @@ static void start_timer(struct kl_query *query, unsigned server)
 		if (config->servers[server].transport != KLOOP_DNS_UDP && wait < limit / 4)
 			wait = limit / 4; /* a connection takes its time */
 		wait = wait << round < limit ? wait << round : limit;
+	} else if (calls_again(query)) {
+		wait = limit / 2;
 	}
 	arm(query, now + wait < query->deadline_ns ? now + wait : query->deadline_ns);
 }
@@ -451,6 +479,10 @@ void kl_query_expire(struct kloop_timer *timer)
 	if (query->sends < config->attempts * config->server_count &&
 	    (!query->has_stale || now < query->deadline_ns)) {
 		advance(query);
+		return;
+	}
+	if (calls_again(query) && now < query->deadline_ns) {
+		call_again(query);
 		return;
 	}
 	for (unsigned i = 0; i < config->server_count; i++) {

@@ -47,6 +47,7 @@ struct kl_query {
 	bool starved;      /* lacks a descriptor */
 	bool failing;      /* nothing is to be waited for: ends when its timer expires */
 	bool has_stale;
+	bool called_again; /* those who were silent were asked a last time */
 	bool telling;      /* those who wait are being told */
 	uint8_t name_bytes;
 	uint8_t *name;     /* as the user wrote it */

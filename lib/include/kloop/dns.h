@@ -113,7 +113,9 @@ KLOOP_EXPORT int kloop_resolver_options_set_file(struct kloop_resolver_options *
  *
  * timeout_ns: after the last question to the last server; 1 ms to 30 s. Other
  * servers are tried, and questions repeated, long before. 0: as resolv.conf says.
- * attempts: how often each server is asked at most, to 5. 0: as resolv.conf says.
+ * attempts: how often each server is asked, to 5, while the others are, too;
+ * with two or more, one that stays silent is asked once again half-way through
+ * timeout_ns. 0: as resolv.conf says.
  *
  * Returns: 0; -EINVAL if a number is out of range.
  * Since: 0.1.
