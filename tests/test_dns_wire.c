@@ -325,6 +325,32 @@ START_TEST(chains)
 }
 END_TEST
 
+/* An alias that a server makes of a DNAME has the letters of the question in it. */
+START_TEST(letters_of_aliases)
+{
+	static const uint8_t asked[] = "\3www\4test";
+	struct kl_scan scanned;
+	struct kl_answer *made;
+	uint8_t name[KL_NAME_BYTES + 1];
+
+	begin();
+	memcpy(packet + 12, "\3wWw\4tESt", 9);
+	add(0, "\4test", 6, KL_TYPE_DNAME, "\3NEW", 5);
+	add(0, OWNER, 5, "\3wWw\3NEW", 9);
+	add(0, "\3www\3new", 9, 5, "\3wWW\1B", 7); /* not of the question */
+	add(0, "\3www\1b", 7, 1, "\1\1\1\1", 4);
+	ck_assert_int_eq(scan(&scanned), 0);
+	made = kl_answer_new(packet, used, &scanned, asked, &limits, 0);
+	ck_assert_int_eq(made->result, 0);
+	ck_assert_int_eq(count(made), 1);
+	ck_assert_uint_eq(kl_scan_name(made->wire, used, 26 + 6 + 10 + 5 + 2 + 10, name), 9);
+	ck_assert_int_eq(memcmp(name, "\3www\3NEW", 9), 0);
+	kl_scan_name(made->wire, used, made->target, name);
+	ck_assert_int_eq(memcmp(name, "\3wWW\1B", 7), 0);
+	kl_answer_unref(made);
+}
+END_TEST
+
 START_TEST(negative_answers)
 {
 	static const char soa[] = "\0\0\0\0\0\1\0\0\0\1\0\0\0\1\0\0\0\1\0\0\0\x1e";
@@ -659,6 +685,7 @@ int main(void)
 	tcase_add_test(tcase, packets_that_do_not);
 	tcase_add_test(tcase, bad_headers);
 	tcase_add_test(tcase, chains);
+	tcase_add_test(tcase, letters_of_aliases);
 	tcase_add_test(tcase, negative_answers);
 	tcase_add_loop_test(tcase, bombs, 0, 6);
 	tcase_add_test(tcase, questions_and_records);
