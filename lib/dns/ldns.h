@@ -29,8 +29,8 @@ struct kl_ldns_query {
 	size_t cookie_bytes;
 };
 
-/* Room for every query: header, name, question, OPT, the longest cookie. */
-#define KL_QUERY_BYTES 352
+/* Room for every query: header, name, question, OPT, the longest cookie or what pads it. */
+#define KL_QUERY_BYTES 384
 
 /* Encode. The length, or -ENOMEM, -EINVAL. */
 int kl_ldns_encode(const struct kl_ldns_query *query, uint8_t ret_wire[KL_QUERY_BYTES]);

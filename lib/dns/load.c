@@ -6,6 +6,7 @@
  * another target of a symbolic link is another file.
  */
 #include "lookup.h"
+#include "query.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -90,8 +91,10 @@ static void finish(struct kl_loader *loader, int error)
 		resolver->reread = false;
 		resolver->stats.reloads++;
 		/* What other servers said, or the same for another network, may be wrong now. */
-		if (old)
+		if (old) {
 			kl_cache_flush(&resolver->cache, NULL);
+			kl_tcp_retire(old);
+		}
 		kl_config_unref(old);
 	}
 	/* A failure to read again leaves the old one in force. */
@@ -108,6 +111,7 @@ static int complete_config(struct kl_loader *loader)
 	struct kl_config *config = loader->config;
 	struct kl_resolv *resolv = &config->resolv;
 	char hostname[256] = "";
+	struct kl_server_choice choices[KL_CONF_SERVERS_MAX] = { 0 };
 	int ret = 0;
 
 	memcpy(config->stamps, loader->stamps, sizeof(config->stamps));
@@ -124,9 +128,10 @@ static int complete_config(struct kl_loader *loader)
 							resolv->timeout_s * UINT64_C(1000000000);
 	config->attempts = options->attempts != 0 ? options->attempts : resolv->attempts;
 	if (options->server_count != 0)
-		return kl_servers_make(config, options->servers, options->transports,
-				       options->server_count);
-	return kl_servers_make(config, resolv->servers, NULL, resolv->server_count);
+		return kl_servers_make(config, options->servers, options->server_count);
+	for (unsigned i = 0; i < resolv->server_count; i++)
+		choices[i].address = resolv->servers[i];
+	return kl_servers_make(config, choices, resolv->server_count);
 }
 
 static struct kl_stamp stamp_of(const struct statx *status)

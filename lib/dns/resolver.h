@@ -10,6 +10,7 @@
 #define KL_DNS_RESOLVER_H
 
 #include <kloop/dns.h>
+#include <kloop/tls.h>
 
 #include "cache.h"
 #include "config.h"
@@ -31,9 +32,10 @@ struct kl_lookup;
 struct kl_query;
 
 struct kloop_resolver_options {
-	struct kloop_address servers[KL_SERVERS_MAX];
-	unsigned transports[KL_SERVERS_MAX];
+	struct kl_server_choice servers[KL_SERVERS_MAX];
 	unsigned server_count;
+	struct kloop_tls_context *tls_context; /* NULL: trust whom the system trusts */
+	uint64_t idle_ns;
 	char *paths[KL_FILES]; /* NULL: the usual one */
 	uint64_t timeout_ns;
 	unsigned attempts;
@@ -63,6 +65,8 @@ struct kloop_resolver {
 	struct kl_random random;
 	struct kl_cache cache;
 	struct kl_routes routes;
+	/* For servers that are authenticated, and for others; NULL if there are none. */
+	struct kloop_tls_context *tls_contexts[2];
 
 	struct kl_query *buckets[KL_QUERY_BUCKETS];
 	uint64_t seed;

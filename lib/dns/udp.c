@@ -221,7 +221,7 @@ static int send_questions(struct kl_flight *flight, struct kl_query *query)
 	for (unsigned i = 0; i < query->count; i++) {
 		struct kl_question *question = &query->questions[i];
 
-		if (question->done || question->tcp)
+		if (question->done || (question->tcp & 1u << flight->server))
 			continue;
 		if (bytes == 0) {
 			bytes = kl_query_encode(query, i, server, flight->ids[i], false, wire,
@@ -298,7 +298,7 @@ static void doubt(struct kl_flight *flight)
 	if (++flight->bad != BAD_MAX)
 		return;
 	for (unsigned i = 0; i < query->count; i++) {
-		if (awaits(flight, query, i) && !query->questions[i].tcp)
+		if (awaits(flight, query, i) && !(query->questions[i].tcp & 1u << flight->server))
 			(void)kl_tcp_ask(query, flight->server, i);
 	}
 }
@@ -313,6 +313,7 @@ static void receive(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
 		.truncated = bytes > KL_DATAGRAM_BYTES,
 		.edns = flight->edns,
 		.cased = flight->cased,
+		.timed = true,
 		.sent_ns = flight->sent_ns,
 	};
 
@@ -362,8 +363,10 @@ static void fail(struct kl_flight *flight)
 		query->questions[1].failed |= (uint8_t)(1u << server);
 		query->questions[1].failure = KLOOP_ERROR_DNS_AGAIN;
 	}
-	if (open != 0)
-		kl_query_failed(query, open == 2, server, true);
+	if (open == 0)
+		return;
+	kl_server_missed(&query->config->servers[server], kloop_now(), true);
+	kl_query_failed(query, open == 2, server, KLOOP_ERROR_DNS_AGAIN);
 }
 
 /* Is anything left to wait for? */
