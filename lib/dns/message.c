@@ -49,7 +49,8 @@ static int add_data(struct kloop_dns_message *message, const struct kl_record *f
 
 	to->data_bytes = from->data_bytes;
 	if (kl_scan_has_names(from->type)) {
-		ret = kl_ldns_decode(answer->wire, answer->bytes, from->owner, data, sizeof(data));
+		ret = kl_ldns_decode(answer->wire, answer->bytes, from->type, from->data, data,
+				     sizeof(data));
 		if (ret < 0)
 			return KLOOP_ERROR_DNS_FAIL;
 		to->data_bytes = (size_t)ret;
@@ -105,7 +106,7 @@ static void take_ede(struct kloop_dns_message *message)
 	}
 }
 
-static int make_message(const struct kl_reply *reply, struct kloop_dns_message **ret_message)
+int kl_message_make(const struct kl_reply *reply, struct kloop_dns_message **ret_message)
 {
 	struct kloop_dns_message *message = kl_calloc(1, sizeof(*message));
 	struct kl_record record;
@@ -239,7 +240,7 @@ static void take(struct message_lookup *lookup, const struct kl_reply *reply)
 	kloop_dns_message_unref(lookup->message);
 	lookup->message = NULL;
 	if (reply->answer) {
-		ret = make_message(reply, &lookup->message);
+		ret = kl_message_make(reply, &lookup->message);
 		if (ret < 0) {
 			kl_lookup_end(&lookup->base, ret);
 			return;
