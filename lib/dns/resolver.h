@@ -24,7 +24,7 @@
 #define KL_EDNS_BYTES 1232
 #define KL_QUERY_BUCKETS 1024
 /* Sockets kept for the next query, of each family. */
-#define KL_IDLE_SOCKETS 64
+#define KL_IDLE_SOCKETS 128
 
 struct kl_flight;
 struct kl_loader;
@@ -91,7 +91,7 @@ struct kloop_resolver {
 	unsigned holds; /* what the kernel or a stream still has of it */
 
 	struct kloop_resolver_stats stats;
-	uint8_t datagram[KL_DATAGRAM_BYTES];
+	uint8_t datagrams[2][KL_DATAGRAM_BYTES]; /* A and AAAA come together, mostly */
 };
 
 /* options.c */
