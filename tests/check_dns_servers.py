@@ -33,7 +33,7 @@ DNAME, RRSIG, NSEC, DNSKEY, HTTPS, CAA = 39, 46, 47, 48, 65, 257
 NO_CACHE, DNSSEC, CHECKING_DISABLED = 2, 4, 8  # enum kloop_query_flag
 FLAG_NO_COOKIES, FLAG_NO_EDNS, FLAG_NO_CACHE = 2, 4, 16  # enum kloop_resolver_flag
 OK, NONAME, NODATA = "0", "KLOOP_ERROR_DNS_NONAME", "KLOOP_ERROR_DNS_NODATA"
-AGAIN, TIMEOUT = "KLOOP_ERROR_DNS_AGAIN", "KLOOP_ERROR_DNS_TIMEOUT"
+AGAIN, TLS = "KLOOP_ERROR_DNS_AGAIN", "KLOOP_ERROR_DNS_TLS"
 
 
 # ---- zones ------------------------------------------------------------------
@@ -197,7 +197,8 @@ class Setting:
         self.named = self.run(Named, "named", "test", zones={"test.": ZONES["test."]},
                               orphans=["orphan.test."])
         self.dnsmasq = self.run(Dnsmasq, "dnsmasq", "www.masq.test", lines=DNSMASQ_LINES)
-        self.make_certificate()
+        self.make_certificate("certificate.pem", "key.pem")
+        self.make_certificate("other.pem", "other-key.pem")
         stubs = dict.fromkeys(ZONES, self.nsd.port)
         stubs.update(dict.fromkeys(signed, self.knot.port), **{"stale.test.": self.expiring.port})
         self.unbound = self.run(Unbound, "unbound", "test", stubs=stubs, anchors=self.anchors(),
@@ -217,11 +218,11 @@ class Setting:
                    for key in keys if key[:2] == b"\1\1"]
         return [*anchors, f"bogus.test. DS 12345 13 2 {'ab' * 32}"]
 
-    def make_certificate(self):
+    def make_certificate(self, name, key):
         subprocess.run([dns_servers.find("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
                         "ec_paramgen_curve:P-256", "-nodes", "-days", "30", "-subj", "/CN=dns.test",
                         "-addext", "subjectAltName=DNS:dns.test,IP:127.0.0.1", "-keyout",
-                        self.folder / "key.pem", "-out", self.folder / "certificate.pem"],
+                        self.folder / key, "-out", self.folder / name],
                        check=True, capture_output=True, timeout=PATIENCE_SECONDS)
 
     def stop(self):
@@ -489,6 +490,62 @@ def a_limit_of_rate(setting):
         same(resolver.say("wait"), {OK: 100})
         stats = resolver.stats()
         assert stats["retries"] > 0 and stats["timeouts"] == 0, stats
+
+
+@test
+def dns_over_tls(setting):
+    """unbound by TLS: all questions on one connection, which is kept"""
+    address = f"127.0.0.1@{setting.unbound.tls_port}/tls"
+    trust = setting.folder / "certificate.pem"
+    for server in (address, address + ":dns.test"):
+        with Resolver(server, trust=trust, idle=60000) as resolver:
+            same(resolver.addresses("www.test"), ["192.0.2.1", "2001:db8::1"])
+            same(resolver.query("www.signed.test", A)["ad"], 1)
+            same(len(resolver.addresses("big.test")), 180)
+            for part in range(3):
+                resolver.say("start", 100, f"tls{part}-.many.test", A)
+                same(resolver.say("wait"), {OK: 100})
+            stats = resolver.stats()
+            same((stats["sent"], stats["tls"], stats["tls_failures"]), (0, 1, 0))
+            same(resolver.say("server", 0),
+                 {"down": 0, "connected": 1, "authenticated": 1, "error": "0"})
+    # A connection for each question: tickets spare the rest of the handshake.
+    with Resolver(address, trust=trust, idle=0, flags=FLAG_NO_CACHE) as resolver:
+        for _ in range(5):
+            same(resolver.data("www.test", A), ["192.0.2.1"])
+        stats = resolver.stats()
+        same((stats["tls"], stats["tcp"]), (5, 5))
+        assert stats["resumed"] >= 3, stats
+
+
+@test
+def tls_that_is_not_to_be_trusted(setting):
+    """another name, nobody who is trusted, no TLS at all: not a question is told"""
+    address = f"127.0.0.1@{setting.unbound.tls_port}"
+    trust = setting.folder / "certificate.pem"
+    for server, options in ((address + "/tls:other.test", {"trust": trust}),
+                            (address + "/tls", {"trust": setting.folder / "other.pem"}),
+                            (address + "/tls:dns.test", {"trust": setting.folder / "other.pem"})):
+        with Resolver(server, **options) as resolver:
+            same(resolver.query("www.test", A)["result"], TLS)
+            stats = resolver.stats()
+            same((stats["sent"], stats["tls"]), (0, 0))
+            assert stats["tls_failures"] > 0, stats
+            assert resolver.say("server", 0)["error"].startswith("KLOOP_ERROR_TLS"), stats
+    with Resolver(address + "/opportunistic") as resolver:
+        same(resolver.data("www.test", A), ["192.0.2.1"])
+        same(resolver.say("server", 0)["authenticated"], 0)
+        same(resolver.stats()["tls"], 1)
+    # The port of plain DNS, over TCP, speaks no TLS; and nobody falls back to that.
+    for server in (setting.unbound.address + "/tls", setting.unbound.address + "/opportunistic"):
+        with Resolver(server, trust=trust, timeout=1000) as resolver:
+            assert resolver.query("www.test", A)["result"] in (TLS, AGAIN,
+                                                               "KLOOP_ERROR_DNS_TIMEOUT")
+            same(resolver.stats()["sent"], 0)
+    # One in the clear was added on purpose: it answers when TLS has failed.
+    with Resolver(address + "/tls:other.test", setting.nsd, trust=trust) as resolver:
+        same(resolver.data("www.test", A), ["192.0.2.1"])
+        same(resolver.stats()["sent"], 1)
 
 
 @test

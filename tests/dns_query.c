@@ -9,11 +9,14 @@
  *   start COUNT PREFIX TYPE     PREFIX with 0 to COUNT-1 behind it, all at once
  *   wait                        until those are done: how many came to what
  *   stats                       counters
+ *   server POSITION             what is known about it
  *   flush                       the cache
  *
- * Arguments: server=ADDRESS@PORT, server=ADDRESS@PORT/tcp (in their order),
+ * Arguments: server=ADDRESS@PORT, with "/tcp", "/tls", "/tls:NAME" or
+ * "/opportunistic" behind it (in their order), trust=FILE of certificates,
  * flags=NUMBER of enum kloop_resolver_flag, timeout=MILLISECONDS,
- * attempts=NUMBER, stale=SECONDS. No file and nothing of the environment is read.
+ * attempts=NUMBER, stale=SECONDS, idle=MILLISECONDS. No file and nothing of the
+ * environment is read.
  */
 #include <kloop.h>
 
@@ -214,13 +217,29 @@ static int print_stats(void)
 		return -1;
 	printf("{\"queries\": %llu, \"sent\": %llu, \"received\": %llu, \"refused\": %llu, "
 	       "\"retries\": %llu, \"timeouts\": %llu, \"tcp\": %llu, \"hits\": %llu, "
-	       "\"stale\": %llu, \"entries\": %llu, \"in_flight\": %llu}\n",
+	       "\"stale\": %llu, \"entries\": %llu, \"in_flight\": %llu, "
+	       "\"tls\": %llu, \"resumed\": %llu, \"tls_failures\": %llu}\n",
 	       (unsigned long long)stats.queries, (unsigned long long)stats.packets_sent,
 	       (unsigned long long)stats.packets_received,
 	       (unsigned long long)stats.packets_refused, (unsigned long long)stats.retries,
 	       (unsigned long long)stats.timeouts, (unsigned long long)stats.tcp_connections,
 	       (unsigned long long)stats.cache_hits, (unsigned long long)stats.cache_stale,
-	       (unsigned long long)stats.cache_entries, (unsigned long long)stats.in_flight);
+	       (unsigned long long)stats.cache_entries, (unsigned long long)stats.in_flight,
+	       (unsigned long long)stats.tls_connections, (unsigned long long)stats.tls_resumed,
+	       (unsigned long long)stats.tls_failures);
+	return 0;
+}
+
+static int print_server(unsigned position)
+{
+	struct kloop_dns_server_info info;
+
+	if (kloop_resolver_get_server(resolver, position, &info, sizeof(info)) < 0)
+		return -1;
+	printf("{\"down\": %d, \"connected\": %d, \"authenticated\": %d, \"error\": \"%s\"}\n",
+	       !!(info.flags & KLOOP_DNS_SERVER_DOWN), !!(info.flags & KLOOP_DNS_SERVER_CONNECTED),
+	       !!(info.flags & KLOOP_DNS_SERVER_AUTHENTICATED),
+	       info.error == 0 ? "0" : kloop_error_name(info.error));
 	return 0;
 }
 
@@ -258,6 +277,8 @@ static int run_line(char *line)
 		fields[i] = field;
 	if (strcmp(fields[0], "stats") == 0) {
 		ret = print_stats();
+	} else if (strcmp(fields[0], "server") == 0) {
+		ret = print_server((unsigned)atoi(fields[1]));
 	} else if (strcmp(fields[0], "flush") == 0) {
 		ret = kloop_resolver_flush(resolver, NULL);
 		printf("{\"flushed\": %d}\n", ret);
@@ -277,6 +298,7 @@ static int run_line(char *line)
 static int add_server(struct kloop_resolver_options *options, char *text)
 {
 	char *port = strchr(text, '@'), *transport = strchr(text, '/');
+	const char *name;
 	struct kloop_address address;
 
 	if (!port)
@@ -284,8 +306,28 @@ static int add_server(struct kloop_resolver_options *options, char *text)
 	*port++ = '\0';
 	if (kloop_address_parse(text, (uint16_t)atoi(port), &address) < 0)
 		return -1;
-	return kloop_resolver_options_add_server(options, &address,
-						 transport ? KLOOP_DNS_TCP : KLOOP_DNS_UDP);
+	if (!transport)
+		return kloop_resolver_options_add_server(options, &address, KLOOP_DNS_UDP);
+	if (strcmp(transport, "/tcp") == 0)
+		return kloop_resolver_options_add_server(options, &address, KLOOP_DNS_TCP);
+	if (strcmp(transport, "/opportunistic") == 0)
+		return kloop_resolver_options_add_tls_server(options, &address, NULL,
+							     KLOOP_DNS_TLS_OPPORTUNISTIC);
+	name = strchr(transport, ':');
+	return kloop_resolver_options_add_tls_server(options, &address, name ? name + 1 : NULL, 0);
+}
+
+static int add_trust(struct kloop_resolver_options *options, const char *path)
+{
+	struct kloop_tls_context *context;
+	int ret = kloop_tls_context_new(KLOOP_TLS_CLIENT, &context);
+
+	if (ret < 0)
+		return ret;
+	ret = kloop_tls_context_load_trust(context, path, NULL);
+	kloop_resolver_options_set_tls_context(options, context);
+	kloop_tls_context_unref(context);
+	return ret;
 }
 
 static int take_arguments(struct kloop_resolver_options *options, int argc, char **argv)
@@ -302,6 +344,11 @@ static int take_arguments(struct kloop_resolver_options *options, int argc, char
 		*value++ = '\0';
 		if (strcmp(argv[i], "server") == 0)
 			ret = add_server(options, value);
+		else if (strcmp(argv[i], "trust") == 0)
+			ret = add_trust(options, value);
+		else if (strcmp(argv[i], "idle") == 0)
+			kloop_resolver_options_set_idle_timeout(
+				options, (uint64_t)atoi(value) * 1000000);
 		else if (strcmp(argv[i], "flags") == 0)
 			flags |= (unsigned)atoi(value);
 		else if (strcmp(argv[i], "timeout") == 0)
