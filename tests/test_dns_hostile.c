@@ -765,6 +765,52 @@ START_TEST(extended_errors_and_ad)
 }
 END_TEST
 
+/* SERVFAIL that says why, then REFUSED that does not. */
+static int say_why(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	int bytes = kt_dns_empty(question, server == &first ? 2 : 5, wire);
+
+	if (server != &first)
+		return bytes;
+	memcpy(wire + bytes, "\0\0\x29\4\xd0\0\0\0\0\0\x0a\0\x0f\0\x06\0\x06oops", 21);
+	wire[11]++;
+	return bytes + 21;
+}
+
+START_TEST(extended_errors_of_failures)
+{
+	struct kloop_resolver_options *options = options_for(2);
+	struct kt_lookup lookup;
+	struct kloop_dns_info info;
+
+	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_COOKIES |
+							  KLOOP_RESOLVER_NO_ENVIRONMENT);
+	use(options);
+	first.hook = second.hook = say_why;
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "text.test", 16, 0);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), KLOOP_ERROR_DNS_AGAIN);
+	ck_assert_ptr_nonnull(lookup.message);
+	ck_assert_int_eq(kloop_dns_message_get_info(lookup.message, &info, sizeof(info)), 0);
+	ck_assert_uint_eq(info.rcode, 2);
+	ck_assert_int_eq(info.ede, 6);
+	ck_assert_str_eq(info.ede_text, "oops");
+	ck_assert_uint_eq(info.ttl_s, 0);
+	kt_lookup_clear(&lookup);
+	/* Somebody who does not answer sends no message. */
+	first.hook = second.hook = NULL;
+	first.quiet = second.quiet = true;
+	options = options_for(1);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 50 * KT_MS, 1), 0);
+	use(options);
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "text.test", 16, 0);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), KLOOP_ERROR_DNS_TIMEOUT);
+	ck_assert_ptr_null(lookup.message);
+	kt_lookup_clear(&lookup);
+}
+END_TEST
+
 START_TEST(memory_stays)
 {
 	struct kloop_resolver_stats stats;
@@ -812,6 +858,7 @@ int main(void)
 	tcase_add_test(tcase, one_family_is_enough);
 	tcase_add_test(tcase, dns_cookies);
 	tcase_add_test(tcase, extended_errors_and_ad);
+	tcase_add_test(tcase, extended_errors_of_failures);
 	tcase = kt_case(suite, "servers", 60);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_test(tcase, a_silent_first_server);

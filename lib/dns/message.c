@@ -241,7 +241,9 @@ static void take(struct message_lookup *lookup, const struct kl_reply *reply)
 	lookup->message = NULL;
 	if (reply->answer) {
 		ret = kl_message_make(reply, &lookup->message);
-		if (ret < 0) {
+		/* Of a failure the message is an extra. */
+		if (ret < 0 && (result == 0 || result == KLOOP_ERROR_DNS_NONAME ||
+				result == KLOOP_ERROR_DNS_NODATA)) {
 			kl_lookup_end(&lookup->base, ret);
 			return;
 		}
@@ -261,7 +263,8 @@ static void notify(struct kl_wait *wait, struct kl_query *query)
 	struct kl_reply reply = { .result = question->result,
 				  .rcode = question->rcode,
 				  .stale = question->stale,
-				  .answer = question->answer };
+				  .answer = question->answer ? question->answer :
+							       question->refusal };
 
 	if (!question->done)
 		return;
@@ -310,11 +313,28 @@ static void stop(struct kl_lookup *base)
 	kl_wait_end(&kl_container_of(base, struct message_lookup, base)->wait);
 }
 
+/* Is it the message that goes with the result? Of a search it may be another name's. */
+static bool tells(const struct kloop_dns_message *message, int result)
+{
+	unsigned rcode = message->answer->scan.rcode;
+
+	switch (result) {
+	case 0:
+	case KLOOP_ERROR_DNS_NONAME:
+	case KLOOP_ERROR_DNS_NODATA:
+		return rcode == KL_NOERROR || rcode == KL_NXDOMAIN;
+	case KLOOP_ERROR_DNS_AGAIN:
+	case KLOOP_ERROR_DNS_FAIL:
+		return rcode != KL_NOERROR && rcode != KL_NXDOMAIN;
+	default:
+		return false;
+	}
+}
+
 static void deliver(struct kl_lookup *base, struct kloop_lookup *user)
 {
 	struct message_lookup *lookup = kl_container_of(base, struct message_lookup, base);
-	bool told = base->result == 0 || base->result == KLOOP_ERROR_DNS_NONAME ||
-		    base->result == KLOOP_ERROR_DNS_NODATA;
+	bool told = lookup->message && tells(lookup->message, base->result);
 
 	lookup->complete(user, base->result, told ? lookup->message : NULL);
 }

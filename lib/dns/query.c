@@ -112,8 +112,10 @@ static void end_query(struct kl_query *query)
 		query->waits = wait->next;
 		wait->query = NULL;
 	}
-	for (unsigned i = 0; i < query->count; i++)
+	for (unsigned i = 0; i < query->count; i++) {
 		kl_answer_unref(query->questions[i].answer);
+		kl_answer_unref(query->questions[i].refusal);
+	}
 	kl_config_unref(query->config);
 	kl_free(query);
 }
@@ -531,6 +533,22 @@ static void ask_again(struct kl_query *query, unsigned index, unsigned server)
 		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
 }
 
+/* Why a server failed may stand in its response (RFC 8914): one that says so is kept. */
+static void keep_refusal(struct kl_query *query, struct kl_question *question,
+			 const struct kl_incoming *incoming, const struct kl_scan *scan)
+{
+	const struct kl_ttl_limits none = { 0, 0 };
+	size_t bytes;
+
+	if (scan->question_bytes == 0 ||
+	    (question->refusal &&
+	     !kl_option_find(incoming->wire, scan, KL_OPTION_EDE, &bytes)))
+		return;
+	kl_answer_unref(question->refusal);
+	question->refusal = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
+					  &none, kloop_now());
+}
+
 static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_incoming *incoming,
 			const struct kl_scan *scan)
 {
@@ -549,6 +567,7 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 				ask_again(query, index, incoming->server);
 			return;
 		}
+		keep_refusal(query, question, incoming, scan);
 		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_FAIL, scan->rcode);
 		return;
 	case KL_BADCOOKIE:
@@ -573,6 +592,7 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 		settle(query, question, server, incoming, scan);
 		return;
 	default:
+		keep_refusal(query, question, incoming, scan);
 		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
 	}
 }

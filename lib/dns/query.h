@@ -21,6 +21,7 @@ struct kl_question {
 	unsigned rcode;   /* behind the failure */
 	int result;       /* once done: 0 and the negative answers come with an answer */
 	struct kl_answer *answer;
+	struct kl_answer *refusal; /* what a server said that failed at it; may be NULL */
 	struct kl_place {
 		struct kl_tcp *tcp;
 		unsigned slot;

@@ -515,8 +515,9 @@ enum kloop_query_flag {
  * The completion of a query.
  *
  * result: 0 with an answer section for the question; KLOOP_ERROR_DNS_NONAME or
- * KLOOP_ERROR_DNS_NODATA with the message that said so; else as of
- * kloop_addresses_fn, without a message.
+ * KLOOP_ERROR_DNS_NODATA with the message that said so; KLOOP_ERROR_DNS_AGAIN or
+ * KLOOP_ERROR_DNS_FAIL, with the message of a server that failed, if one came:
+ * its rcode and EDE tell more; else as of kloop_addresses_fn, without a message.
  * message: valid until the function returns, unless kloop_dns_message_ref()
  * keeps it.
  */
