@@ -83,7 +83,7 @@ int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server 
 		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns)
 {
 	bool edns = !(query->resolver->options.flags & KLOOP_RESOLVER_NO_EDNS) &&
-		    server->no_edns_until_ns <= kloop_now();
+		    server->no_edns_until_ns <= query->resolver->now_ns;
 	const uint8_t *name = tcp || !server->keeps_case ? query->name : query->cased;
 	unsigned key = query->flags << 2 | (edns ? 2u : 0) | 1;
 	const struct kl_template *made = &server->question;

@@ -214,7 +214,7 @@ bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 
 	if (resolver->options.flags & KLOOP_RESOLVER_NO_CACHE)
 		return false;
-	found = kl_cache_find(&resolver->cache, &key, kloop_now(), &answer);
+	found = kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer);
 	if (found != KL_FOUND_FRESH && found != KL_FOUND_HOT) {
 		resolver->stats.cache_misses++;
 		return false;
@@ -255,7 +255,7 @@ static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply
 		else if (bytes == 16)
 			ret = add(finder, AF_INET6, data, 0);
 	}
-	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, kloop_now());
+	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, finder->resolver->now_ns);
 	if (ttl_s < finder->ttl_s)
 		finder->ttl_s = ttl_s;
 	if (!finder->canonical &&

@@ -81,7 +81,8 @@ static void finish(struct kl_loader *loader, int error)
 
 	resolver->loader = NULL;
 	loader->resolver = NULL;
-	resolver->checked_ns = kloop_now();
+	kl_resolver_tick(resolver);
+	resolver->checked_ns = resolver->now_ns;
 	resolver->load_error = error;
 	if (error == 0 && loader->config) {
 		if (old && !resolver->reread)
@@ -350,7 +351,7 @@ static bool must_look(const struct kloop_resolver *resolver)
 	    (resolver->config->resolv.options & off))
 		return false;
 	return resolver->options.check_ns == 0 ||
-	       kloop_now() - resolver->checked_ns > resolver->options.check_ns;
+	       resolver->now_ns - resolver->checked_ns > resolver->options.check_ns;
 }
 
 bool kl_config_ready(struct kloop_resolver *resolver, bool may_start)

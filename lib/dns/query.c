@@ -117,6 +117,7 @@ static void end_query(struct kl_query *query)
 		kl_answer_unref(query->questions[i].refusal);
 	}
 	kl_config_unref(query->config);
+	kl_free(query->places);
 	kl_free(query);
 }
 
@@ -193,7 +194,7 @@ static void give_up(struct kl_query *query, struct kl_question *question, int fa
 	if (failure == KLOOP_ERROR_DNS_TIMEOUT)
 		resolver->stats.timeouts++;
 	if (resolver->options.stale_s != 0 &&
-	    kl_cache_find(&resolver->cache, &key, kloop_now(), &answer) == KL_FOUND_STALE) {
+	    kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer) == KL_FOUND_STALE) {
 		resolver->stats.cache_stale++;
 		question->answer = kl_answer_ref(answer);
 		question->result = answer->result;
@@ -224,7 +225,7 @@ static bool settle(struct kl_query *query, struct kl_question *question, struct 
 					      resolver->options.max_negative_ttl_s };
 	struct kl_key key = kl_query_key(query, question);
 	struct kl_answer *answer = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
-						 &limits, kloop_now());
+						 &limits, resolver->now_ns);
 
 	question->done = true;
 	query->pending--;
@@ -340,7 +341,7 @@ static uint64_t patience(const struct kl_query *query, unsigned which, uint64_t 
 static void start_timer(struct kl_query *query, unsigned server)
 {
 	struct kl_config *config = query->config;
-	uint64_t now = kloop_now();
+	uint64_t now = query->resolver->now_ns;
 	unsigned round = (query->sends - 1) / config->server_count;
 	uint64_t limit = config->timeout_ns, wait = limit;
 
@@ -407,11 +408,11 @@ static void advance(struct kl_query *query)
 		if ((error == -EMFILE || error == -ENFILE) && starve(query))
 			return;
 		if (error != -EMFILE && error != -ENFILE && error != -ENOMEM && error != -EAGAIN)
-			kl_server_missed(&config->servers[server], kloop_now(), true);
+			kl_server_missed(&config->servers[server], query->resolver->now_ns, true);
 		else if (!kl_udp_silent(query))
 			break;
 	}
-	if (hopes(query) && query->deadline_ns > kloop_now()) {
+	if (hopes(query) && query->deadline_ns > query->resolver->now_ns) {
 		arm(query, query->deadline_ns);
 		return;
 	}
@@ -423,11 +424,13 @@ void kl_query_expire(struct kloop_timer *timer)
 {
 	struct kl_query *query = kl_container_of(timer, struct kl_query, timer);
 	struct kl_config *config = query->config;
-	uint64_t now = kloop_now();
+	uint64_t now;
 	unsigned silent = kl_udp_silent(query);
 
 	for (unsigned i = 0; i < query->count; i++)
 		silent |= query->questions[i].done ? 0 : query->questions[i].tcp;
+	kl_resolver_tick(query->resolver);
+	now = query->resolver->now_ns;
 	if (query->failing) {
 		give_up_all(query, query->error);
 		return;
@@ -496,7 +499,7 @@ static void go_tcp(struct kl_query *query, unsigned index, unsigned server)
 	if (kl_tcp_ask(query, server, index) < 0)
 		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
 	else
-		arm(query, query->deadline_ns = kloop_now() + query->config->timeout_ns);
+		arm(query, query->deadline_ns = query->resolver->now_ns + query->config->timeout_ns);
 }
 
 /* The answer of glibc's servers that cannot parse a question at all. */
@@ -561,7 +564,7 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 	case KL_BADVERS:
 		if (incoming->edns) {
 			/* The other question may have brought this to light already. */
-			server->no_edns_until_ns = kloop_now() + NO_EDNS_NS;
+			server->no_edns_until_ns = query->resolver->now_ns + NO_EDNS_NS;
 			if (!(question->tcp & 1u << incoming->server) &&
 			    !kl_udp_hopes(query, index))
 				ask_again(query, index, incoming->server);
@@ -609,7 +612,7 @@ static void note_overtaken(struct kl_query *query, unsigned index,
 	servers &= ~(1u << incoming->server);
 	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
 		if (servers & 1)
-			kl_server_missed(&query->config->servers[i], kloop_now(), false);
+			kl_server_missed(&query->config->servers[i], query->resolver->now_ns, false);
 	}
 }
 
@@ -634,7 +637,7 @@ enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 	const uint8_t *cookie;
 	size_t cookie_bytes = 0;
 	bool wrong_case = false;
-	uint64_t now = kloop_now();
+	uint64_t now = query->resolver->now_ns;
 
 	if (is_bare_failure(incoming->wire, incoming->bytes)) {
 		scan = (struct kl_scan){ .rcode = kl_get16(incoming->wire + 2) & 15 };

@@ -22,10 +22,12 @@ struct kl_question {
 	int result;       /* once done: 0 and the negative answers come with an answer */
 	struct kl_answer *answer;
 	struct kl_answer *refusal; /* what a server said that failed at it; may be NULL */
-	struct kl_place {
-		struct kl_tcp *tcp;
-		unsigned slot;
-	} places[KL_SERVERS_MAX]; /* where it is on the connections of these */
+};
+
+/* Where a question is on a connection. */
+struct kl_place {
+	struct kl_tcp *tcp;
+	unsigned slot;
 };
 
 struct kl_query {
@@ -46,6 +48,8 @@ struct kl_query {
 	unsigned cookie_retries;
 	int error;         /* of the system, -EMFILE: nothing could be sent */
 	uint8_t order[KL_SERVERS_MAX];
+	/* Of each question, by servers; NULL as long as nothing was asked over a connection. */
+	struct kl_place (*places)[KL_SERVERS_MAX];
 	int probe;
 	bool waiting;      /* for its turn */
 	bool background;   /* goes on without waits */

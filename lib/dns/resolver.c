@@ -62,6 +62,7 @@ static void run(struct kl_defer *defer)
 {
 	struct kloop_resolver *resolver = kl_container_of(defer, struct kloop_resolver, defer);
 
+	kl_resolver_tick(resolver);
 	if (resolver->failing)
 		kl_queries_fail(resolver);
 	resolver->delivering = true;
@@ -210,6 +211,7 @@ int kloop_resolver_reload(struct kloop_resolver *resolver)
 
 	if (ret < 0)
 		return ret;
+	kl_resolver_tick(resolver);
 	resolver->reread = true;
 	kl_cache_flush(&resolver->cache, NULL);
 	/* One in progress may have read what was there before. */

@@ -62,6 +62,7 @@ struct kloop_resolver {
 	bool reread;              /* by kloop_resolver_reload() */
 	int load_error;
 
+	uint64_t now_ns; /* of the event in progress: see kl_resolver_tick() */
 	struct kl_random random;
 	struct kl_cache cache;
 	struct kl_routes routes;
@@ -105,6 +106,14 @@ void kl_resolver_clear_options(struct kloop_resolver_options *options);
 int kl_resolver_check(const struct kloop_resolver *resolver);
 /* One thing less has a hold on it; may free it. */
 void kl_resolver_release(struct kloop_resolver *resolver);
+/*
+ * Look at the clock. To be called where something begins: a call of the user, a
+ * timer, a completion. What follows from it happens at resolver->now_ns.
+ */
+static inline void kl_resolver_tick(struct kloop_resolver *resolver)
+{
+	resolver->now_ns = kloop_now();
+}
 /* Have what is done delivered at the start of the next turn. */
 void kl_resolver_schedule(struct kloop_resolver *resolver);
 

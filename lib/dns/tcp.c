@@ -101,6 +101,10 @@ static int put(struct kl_tcp *tcp, struct kl_query *query, unsigned question, un
 
 	if (tcp->count + tcp->abandoned == tcp->room && !grow(tcp))
 		return -ENOMEM;
+	if (!query->places)
+		query->places = kl_calloc(query->count, sizeof(*query->places));
+	if (!query->places)
+		return -ENOMEM;
 	slot = tcp->free;
 	asked = &tcp->asked[slot];
 	ret = kl_query_encode(query, question, tcp->server, (uint16_t)(slot ^ tcp->secret), true,
@@ -117,9 +121,9 @@ static int put(struct kl_tcp *tcp, struct kl_query *query, unsigned question, un
 	asked->query = query;
 	asked->question = (uint8_t)question;
 	asked->again = (uint8_t)again;
-	asked->sent_ns = kloop_now();
+	asked->sent_ns = query->resolver->now_ns;
 	asked->timed = tcp->ready;
-	which->places[tcp->position] = (struct kl_place){ tcp, slot };
+	query->places[question][tcp->position] = (struct kl_place){ tcp, slot };
 	which->tcp |= (uint8_t)(1u << tcp->position);
 	which->failed &= (uint8_t)~(1u << tcp->position);
 	return 0;
@@ -157,7 +161,7 @@ int kl_tcp_ask(struct kl_query *query, unsigned position, unsigned question)
 static bool is_silent(const struct kl_tcp *tcp, const struct kl_asked *asked)
 {
 	return asked->sent_ns > tcp->heard_ns &&
-	       kloop_now() - asked->sent_ns >
+	       tcp->resolver->now_ns - asked->sent_ns >
 		       kl_server_patience(tcp->server, tcp->config->timeout_ns);
 }
 
@@ -167,13 +171,16 @@ void kl_tcp_forget(struct kl_query *query)
 		struct kl_question *question = &query->questions[i];
 
 		for (unsigned j = 0; question->tcp >> j != 0; j++) {
-			struct kl_tcp *tcp = question->places[j].tcp;
+			struct kl_place place;
+			struct kl_tcp *tcp;
 			bool silent;
 
 			if (!(question->tcp >> j & 1))
 				continue;
-			silent = is_silent(tcp, &tcp->asked[question->places[j].slot]);
-			abandon(tcp, question->places[j].slot);
+			place = query->places[i][j];
+			tcp = place.tcp;
+			silent = is_silent(tcp, &tcp->asked[place.slot]);
+			abandon(tcp, place.slot);
 			if (silent)
 				kl_tcp_detach(tcp);
 			else
@@ -188,9 +195,12 @@ unsigned kl_tcp_overtaken(const struct kl_query *query, unsigned question, uint6
 	unsigned servers = 0;
 
 	for (unsigned i = 0; which->tcp >> i != 0; i++) {
-		const struct kl_place *place = &which->places[i];
+		const struct kl_place *place;
 
-		if ((which->tcp >> i & 1) && place->tcp->asked[place->slot].sent_ns < sent_ns)
+		if (!(which->tcp >> i & 1))
+			continue;
+		place = &query->places[question][i];
+		if (place->tcp->asked[place->slot].sent_ns < sent_ns)
 			servers |= 1u << i;
 	}
 	return servers;
@@ -225,6 +235,7 @@ static int failure_of(const struct kl_tcp *tcp, int error)
 
 void kl_tcp_fail(struct kl_tcp *tcp, int error)
 {
+	struct kloop_resolver *resolver = tcp->resolver;
 	/* One that served and was ended says nothing against the server. */
 	bool worn = tcp->answers != 0;
 	int failure = failure_of(tcp, error);
@@ -233,6 +244,7 @@ void kl_tcp_fail(struct kl_tcp *tcp, int error)
 	unsigned room = tcp->room;
 	bool missed = false;
 
+	kl_resolver_tick(resolver);
 	if (!worn)
 		note_failure(tcp, error);
 	kl_tcp_end(tcp);
@@ -254,11 +266,11 @@ void kl_tcp_fail(struct kl_tcp *tcp, int error)
 
 		if (!query || query->questions[question].done)
 			continue;
-		if (worn && asked[i].again < AGAIN_MAX && !tcp->resolver->closing &&
+		if (worn && asked[i].again < AGAIN_MAX && !resolver->closing &&
 		    ask(query, position, question, asked[i].again + 1u) == 0)
 			continue;
 		if (!missed)
-			kl_server_missed(&query->config->servers[position], kloop_now(), true);
+			kl_server_missed(&query->config->servers[position], resolver->now_ns, true);
 		missed = true;
 		kl_query_failed(query, question, position, failure);
 	}
@@ -283,7 +295,7 @@ static void receive(struct kl_tcp *tcp, const uint8_t *wire, size_t bytes)
 			kl_tcp_fail(tcp, -EBADMSG);
 		return;
 	}
-	tcp->heard_ns = kloop_now();
+	tcp->heard_ns = tcp->resolver->now_ns;
 	tcp->answers++;
 	if (!tcp->asked[slot].query) {
 		tcp->abandoned--;
@@ -326,6 +338,7 @@ static bool keep(struct kl_tcp *tcp, const uint8_t *data, size_t bytes)
 
 void kl_tcp_receive(struct kl_tcp *tcp, const uint8_t *data, size_t bytes)
 {
+	kl_resolver_tick(tcp->resolver);
 	while (bytes != 0 && !tcp->ended) {
 		size_t wanted = tcp->used < 2 ? 2 : 2u + kl_get16(tcp->frame);
 		size_t part = wanted - tcp->used < bytes ? wanted - tcp->used : bytes;

@@ -227,7 +227,7 @@ static int send_questions(struct kl_flight *flight, struct kl_query *query)
 		flight->ids[1] ^= 1;
 	flight->cased = server->keeps_case &&
 			!(query->resolver->options.flags & KLOOP_RESOLVER_NO_CASE);
-	flight->sent_ns = kloop_now();
+	flight->sent_ns = query->resolver->now_ns;
 	for (unsigned i = 0; i < query->count; i++) {
 		struct kl_question *question = &query->questions[i];
 
@@ -406,7 +406,7 @@ static void fail(struct kl_flight *flight)
 	}
 	if (open == 0)
 		return;
-	kl_server_missed(&query->config->servers[server], kloop_now(), true);
+	kl_server_missed(&query->config->servers[server], query->resolver->now_ns, true);
 	kl_query_failed(query, open == 2, server, KLOOP_ERROR_DNS_AGAIN);
 }
 
@@ -425,6 +425,7 @@ static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
 	/* At the loop's end the exit hook does what is left. */
 	if (kl_loop_is_closing(resolver->loop))
 		return;
+	kl_resolver_tick(resolver);
 	flight->busy = true;
 	for (int i = 0; i < DATAGRAMS_PER_TURN && error == 0 && flight->query && is_open(flight); i++)
 		error = receive_some(flight);
