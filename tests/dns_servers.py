@@ -154,6 +154,7 @@ server:
     server-count: 1
     username: ""
     chroot: ""
+    database: ""
     zonesdir: "{self.folder}"
     pidfile: "{self.folder}/pid"
     xfrdfile: "{self.folder}/xfrd"
