@@ -365,8 +365,9 @@ static int take_arguments(struct kloop_resolver_options *options, int argc, char
 		ret = kloop_resolver_options_set_file(options, file, "");
 	if (ret == 0)
 		ret = kloop_resolver_options_set_cache(options, 4 << 20, 3600, 300, stale_s);
-	return ret < 0 ? ret :
-			 kloop_resolver_options_set_timeout(options, timeout_ms * 1000000, attempts);
+	if (ret == 0)
+		ret = kloop_resolver_options_set_timeout(options, timeout_ms * 1000000, attempts);
+	return ret;
 }
 
 int main(int argc, char **argv)

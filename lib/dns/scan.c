@@ -6,7 +6,7 @@
 
 /* Character strings in all TXT records of a message. */
 #define STRINGS_MAX 512
-/* Compression pointers and labels in all names: long names in small messages, short ones in large. */
+/* Pointers and labels in all names: long ones in small messages, short ones in large. */
 #define HOPS_MAX(records) (4 * (records) + 64)
 #define LABELS_MAX(records) (12 * (records) + 8192)
 

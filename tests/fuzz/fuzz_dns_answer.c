@@ -89,8 +89,9 @@ static void make_packet(const uint8_t *data, size_t size)
 					       .kind = data[i + 1] & 7,
 					       .section = section,
 					       .target = data[i + 1] >> 4,
-					       .ttl_s = data[i + 2] & 0x80 ? times[data[i + 2] & 3] :
-									     data[i + 2] };
+					       .ttl_s = data[i + 2] };
+			if (data[i + 2] & 0x80)
+				line->ttl_s = times[data[i + 2] & 3];
 			put_line(line, data[i + 1] >> 3);
 			counts[section]++;
 			line_count++;

@@ -318,8 +318,8 @@ static void make_resolver(uint8_t flags)
 	kloop_resolver_options_set_flags(options, (flags & 7) | (flags & 8 ? 16 : 0) |
 							  KLOOP_RESOLVER_NO_ENVIRONMENT);
 	if (ret == 0)
-		ret = kloop_resolver_options_add_server(options, &address,
-							flags & 0x10 ? KLOOP_DNS_TCP : KLOOP_DNS_UDP);
+		ret = kloop_resolver_options_add_server(
+			options, &address, flags & 0x10 ? KLOOP_DNS_TCP : KLOOP_DNS_UDP);
 	if (ret == 0 && (flags & 0x20))
 		ret = kloop_resolver_options_add_server(options, &address, KLOOP_DNS_UDP);
 	if (ret == 0)

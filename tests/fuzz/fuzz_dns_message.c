@@ -57,7 +57,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)kl_name_is_host(name);
 		/* What passed can be decoded, but for names that ldns thinks too long. */
 		if (kl_scan_has_names(record.type) &&
-		    kl_ldns_decode(data, size, record.type, record.data, decoded, sizeof(decoded)) == 0)
+		    kl_ldns_decode(data, size, record.type, record.data, decoded,
+				   sizeof(decoded)) == 0)
 			abort();
 	}
 	(void)kl_option_find(data, &scan, KL_OPTION_EDE, &bytes);
