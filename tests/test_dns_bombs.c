@@ -479,6 +479,62 @@ START_TEST(bombs_are_cheap)
 }
 END_TEST
 
+/* ---- the same from a server ------------------------------------------------------------- */
+
+/* By TCP the packet, with the question's id and name. */
+static int throw_bomb(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	(void)server;
+	if (!question->tcp) {
+		int bytes = kt_dns_empty(question, 0, wire);
+
+		wire[2] |= 2; /* TC */
+		return bytes;
+	}
+	memcpy(wire, packet, used);
+	memcpy(wire, question->wire, 2);
+	if (used >= question->end)
+		memcpy(wire + 12, question->wire + 12, 10);
+	return (int)used;
+}
+
+START_TEST(bombs_do_no_harm)
+{
+	static const struct kt_record zone[] = { { "text.test", "TXT", "hello" } };
+	const struct bomb *bomb = &bombs[_i];
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kloop_resolver *resolver;
+	struct kt_lookup lookup;
+	struct kt_dns server;
+	int ret;
+
+	bomb->make();
+	kt_dns_open(&server, loop, zone, KT_COUNT(zone), true);
+	server.hook = throw_bomb;
+	resolver = kt_resolver_new(loop, kt_resolver_options(NULL, (struct kt_dns *[]){ &server }, 1));
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "www.test", kl_get16(packet + 22), 0);
+	ret = kt_lookup_wait(&lookup, loop);
+	if (bomb->result != 0)
+		ck_assert_int_eq(ret, KLOOP_ERROR_DNS_AGAIN);
+	else if (bomb->message != 0)
+		ck_assert_int_eq(ret, bomb->message);
+	else
+		ck_assert_msg(ret == 0 || ret == KLOOP_ERROR_DNS_NODATA, "%s: %d", bomb->name, ret);
+	ck_assert_int_ge(server.by_tcp, 1);
+	kt_lookup_clear(&lookup);
+	/* And who is honest afterwards is believed. */
+	server.hook = NULL;
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "text.test", 16, 0);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), 0);
+	kt_lookup_clear(&lookup);
+	kloop_resolver_close(resolver);
+	kt_dns_close(&server);
+	kt_loop_free(loop);
+}
+END_TEST
+
 /* ---- the same by the clock --------------------------------------------------------------- */
 
 static double now_us(void)
@@ -543,5 +599,6 @@ int main(int argc, char **argv)
 		return print_times();
 	}
 	tcase_add_loop_test(tcase, bombs_are_cheap, 0, (int)KT_COUNT(bombs));
+	tcase_add_loop_test(tcase, bombs_do_no_harm, 0, (int)KT_COUNT(bombs));
 	return kt_main(suite);
 }
