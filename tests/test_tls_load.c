@@ -214,6 +214,8 @@ START_TEST(peer_vanishes)
 	kt_turn_until(loop, &ends[0].s.count[KT_ON_ERROR], 1);
 	ck_assert(ends[0].s.error == -ECONNRESET || ends[0].s.error == -EPIPE ||
 		  ends[0].s.error == KLOOP_ERROR_TLS_TRUNCATED);
+	ck_assert_str_eq(kloop_tls_get_error_text(kloop_tls_get(ends[0].s.stream)),
+			 kloop_strerror(ends[0].s.error));
 	kt_stream_end(&ends[0].s);
 	kt_loop_free(loop);
 }
