@@ -48,15 +48,14 @@ def replacement(monkeypatch):
 
 @pytest.fixture
 def stand_in(monkeypatch, dns_loop):
-    """What asyncio's own getaddrinfo() would call, while libkloop's resolver stays in charge."""
+    """What the executor calls in place of socket.getaddrinfo(), which itself is as ever."""
     made = Replacement()
+    executor = dns_loop.run_in_executor
 
-    class Socket:
-        getaddrinfo = made
-
-        def __getattr__(self, name):
-            return getattr(socket, name)
-    monkeypatch.setattr(asyncio.base_events, "socket", Socket())
+    def run_in_executor(which, function, *args):
+        assert function is socket.getaddrinfo
+        return executor(which, made, *args)
+    monkeypatch.setattr(dns_loop, "run_in_executor", run_in_executor)
     return made
 
 
@@ -75,6 +74,18 @@ def test_replaced_socket_getnameinfo(dns_loop, name_server, monkeypatch):
     monkeypatch.setattr(socket, "getnameinfo", lambda address, flags: ("here", str(flags)))
     assert run(dns_loop, dns_loop.getnameinfo(("192.0.2.1", 80), 3)) == ("here", "3")
     assert name_server.questions == []
+
+
+def test_replaced_module_of_asyncio(dns_loop, name_server, monkeypatch):
+    """As CPython's own tests do it."""
+    made = Replacement()
+
+    class Socket:
+        def __getattr__(self, name):
+            return made if name == "getaddrinfo" else getattr(socket, name)
+    monkeypatch.setattr(asyncio.base_events, "socket", Socket())
+    assert lookup(dns_loop, "www.test", 80) == FOUND
+    assert len(made.calls) == 1 and name_server.questions == []
 
 
 def test_replaced_before_kloop_was_imported():
@@ -150,14 +161,10 @@ def test_unknown_module(dns_loop, name_server, resolver_files, stand_in):
 
 
 def test_name_of_an_address_by_another_module(dns_loop, resolver_files, monkeypatch):
-    class Socket:
-        @staticmethod
-        def getnameinfo(address, flags):
-            return ("by-ldap", "80")
-
-        def __getattr__(self, name):
-            return getattr(socket, name)
-    monkeypatch.setattr(asyncio.base_events, "socket", Socket())
+    async def run_in_executor(which, function, *args):
+        assert (which, function, args) == (None, socket.getnameinfo, (("192.0.2.1", 80), 0))
+        return ("by-ldap", "80")
+    monkeypatch.setattr(dns_loop, "run_in_executor", run_in_executor)
     resolver_files.write("nsswitch.conf", "hosts: files ldap dns\n")
     dns_loop.resolver.reload()
     assert run(dns_loop, dns_loop.getnameinfo(("192.0.2.1", 80))) == ("by-ldap", "80")

@@ -57,7 +57,7 @@ struct kl_state {
 	PyObject *invalid_state_error;      /* asyncio.InvalidStateError */
 
 	/* For names: resolver.c. */
-	PyObject *socket_module;
+	PyObject *base_events; /* the names of asyncio.base_events, "socket" among them */
 	PyObject *socket_getaddrinfo; /* as CPython made them; None if they were replaced before */
 	PyObject *socket_getnameinfo;
 	PyObject *gaierror;
@@ -86,7 +86,7 @@ struct kl_state {
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
-	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw)
+	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
 

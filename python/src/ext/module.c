@@ -119,23 +119,16 @@ static int probe_format_callback(struct kl_state *state)
 }
 
 /* Python's own functions, by which a replacement can be told; None if one is in place already. */
-static int import_resolvers(struct kl_state *state)
+static int import_socket(struct kl_state *state)
 {
-	PyObject *loop = import_from("asyncio", "BaseEventLoop"), *globals;
+	PyObject *module = PyImport_ImportModule("socket"), *globals;
 
-	if (loop == NULL)
+	if (module == NULL)
 		return -1;
-	state->base_getaddrinfo = PyObject_GetAttr(loop, state->names.getaddrinfo);
-	state->base_getnameinfo = PyObject_GetAttr(loop, state->names.getnameinfo);
-	Py_DECREF(loop);
-	state->socket_module = PyImport_ImportModule("socket");
-	state->empty_text = PyUnicode_FromString("");
-	if (state->base_getaddrinfo == NULL || state->base_getnameinfo == NULL ||
-	    state->socket_module == NULL || state->empty_text == NULL)
-		return -1;
-	globals = PyModule_GetDict(state->socket_module);
-	state->socket_getaddrinfo = PyObject_GetAttr(state->socket_module, state->names.getaddrinfo);
-	state->socket_getnameinfo = PyObject_GetAttr(state->socket_module, state->names.getnameinfo);
+	globals = PyModule_GetDict(module);
+	state->socket_getaddrinfo = PyObject_GetAttr(module, state->names.getaddrinfo);
+	state->socket_getnameinfo = PyObject_GetAttr(module, state->names.getnameinfo);
+	Py_DECREF(module);
 	if (state->socket_getaddrinfo == NULL || state->socket_getnameinfo == NULL)
 		return -1;
 	if (!PyFunction_Check(state->socket_getaddrinfo) ||
@@ -144,6 +137,24 @@ static int import_resolvers(struct kl_state *state)
 	if (!PyCFunction_Check(state->socket_getnameinfo))
 		Py_SETREF(state->socket_getnameinfo, Py_NewRef(Py_None));
 	return 0;
+}
+
+/* What asyncio has for names. */
+static int import_resolvers(struct kl_state *state)
+{
+	PyObject *loop = import_from("asyncio", "BaseEventLoop");
+
+	if (loop == NULL)
+		return -1;
+	state->base_getaddrinfo = PyObject_GetAttr(loop, state->names.getaddrinfo);
+	state->base_getnameinfo = PyObject_GetAttr(loop, state->names.getnameinfo);
+	Py_DECREF(loop);
+	state->base_events = import_from("asyncio.base_events", "__dict__");
+	state->empty_text = PyUnicode_FromString("");
+	if (state->base_getaddrinfo == NULL || state->base_getnameinfo == NULL ||
+	    state->base_events == NULL || state->empty_text == NULL)
+		return -1;
+	return import_socket(state);
 }
 
 static int import_all(struct kl_state *state)
@@ -225,7 +236,7 @@ static int module_exec(PyObject *module)
 	X(sock_op_type) X(asyncio_transport) X(asyncio_buffered_protocol) X(transport_socket)      \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
 	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
-	X(timeout_error) X(unavailable_error) X(resolve_type) X(socket_module)                     \
+	X(timeout_error) X(unavailable_error) X(resolve_type) X(base_events)                       \
 	X(socket_getaddrinfo) X(socket_getnameinfo) X(gaierror) X(address_family) X(socket_kind)   \
 	X(family_ip4) X(family_ip6) X(kind_stream) X(kind_datagram) X(kind_raw) X(empty_text)      \
 	X(base_getaddrinfo) X(base_getnameinfo)

@@ -159,11 +159,20 @@ static void stop(struct kl_await *base)
 
 /* ---- the system's resolver --------------------------------------------- */
 
-/* Has somebody put another function in its place? It is to be called then, as by asyncio. */
+/*
+ * Has somebody put another function in place of socket's, or another module in
+ * place of it for asyncio? It is to be called then, as by asyncio.
+ */
 static int is_replaced(struct kl_state *state, PyObject *name, PyObject *original)
 {
-	PyObject *now = PyObject_GetAttr(state->socket_module, name);
+	PyObject *module = PyDict_GetItemWithError(state->base_events, state->names.socket);
+	PyObject *now;
 
+	if (module == NULL)
+		return PyErr_Occurred() ? -1 : 1;
+	Py_INCREF(module);
+	now = PyObject_GetAttr(module, name);
+	Py_DECREF(module);
 	if (now == NULL)
 		return -1;
 	Py_DECREF(now);
