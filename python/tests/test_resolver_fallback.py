@@ -170,7 +170,8 @@ def test_name_of_an_address_by_another_module(dns_loop, resolver_files, monkeypa
     assert run(dns_loop, dns_loop.getnameinfo(("192.0.2.1", 80))) == ("by-ldap", "80")
 
 
-def test_exception_and_cancellation_in_the_executor(dns_loop, resolver_files, stand_in, monkeypatch):
+def test_exception_and_cancellation_in_the_executor(dns_loop, resolver_files, stand_in,
+                                                    monkeypatch):
     """The executor's outcome is the caller's, and its wait can be cancelled."""
     resolver_files.write("nsswitch.conf", "hosts: ldap\n")
     dns_loop.resolver.reload()

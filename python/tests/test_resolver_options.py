@@ -123,8 +123,8 @@ def test_out_of_range(kernel_loop, options):
 
 
 @pytest.mark.parametrize("options", [
-    {"timeout": "1"}, {"attempts": 1.0}, {"max_queries": True}, {"cache": 1}, {"servers": "1.1.1.1"},
-    {"servers": 5}, {"servers": [5]}, {"files": ["hosts"]}, {"system": "yes"}, {"nothing": 1},
+    {"timeout": "1"}, {"attempts": 1.0}, {"max_queries": True}, {"cache": 1},
+    {"servers": "1.1.1.1"}, {"servers": 5}, {"servers": [5]}, {"files": ["hosts"]}, {"system": "yes"}, {"nothing": 1},
     {"files": {"hosts": 5}}, {"check_interval": None},
 ], ids=str)
 def test_wrong_type(kernel_loop, options):
@@ -341,7 +341,8 @@ def test_no_answer(dns_loop, name):
 
 
 @pytest.mark.parametrize("args, error", [
-    (("a..b",), kloop.DnsError), (("x" * 64,), kloop.DnsError), (("a\0b",), ValueError), ((5,), TypeError),
+    (("a..b",), kloop.DnsError), (("x" * 64,), kloop.DnsError), (("a\0b",), ValueError),
+    ((5,), TypeError),
     (("test", "NOSUCH"), ValueError), (("test", 0), ValueError), (("test", 65536), ValueError),
     (("test", 41), ValueError), (("test", 255), ValueError), (("test", 1.0), TypeError),
     (("test", "TYPE"), ValueError), (("test", "TYPE\u0661"), ValueError),

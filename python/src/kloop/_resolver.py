@@ -361,9 +361,9 @@ class Resolver:
         self._loop._reload_names()
 
     def stats(self) -> dict[str, int]:
-        """Counters since the last configure(); see kloop_resolver_get_stats(3).
+        """Counters since the last configure() of options; see kloop_resolver_get_stats(3).
 
-        "system" counts lookups that socket.getaddrinfo() made in the executor.
+        "system" counts what went to the system's resolver, since the loop was made.
         """
         return self._loop._resolver_stats()
 
