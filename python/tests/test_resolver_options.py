@@ -124,7 +124,8 @@ def test_out_of_range(kernel_loop, options):
 
 @pytest.mark.parametrize("options", [
     {"timeout": "1"}, {"attempts": 1.0}, {"max_queries": True}, {"cache": 1},
-    {"servers": "1.1.1.1"}, {"servers": 5}, {"servers": [5]}, {"files": ["hosts"]}, {"system": "yes"}, {"nothing": 1},
+    {"servers": "1.1.1.1"}, {"servers": 5}, {"servers": [5]}, {"files": ["hosts"]}, {"system": "yes"},
+    {"nothing": 1}, {"system": None},
     {"files": {"hosts": 5}}, {"check_interval": None},
 ], ids=str)
 def test_wrong_type(kernel_loop, options):

@@ -235,6 +235,16 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+class _Keep:
+    """In place of an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "<as it is>"
+
+
+_KEEP: Any = _Keep()
+
+
 def system_wanted() -> bool:
     """Does the environment say that nobody shall use libkloop's resolver?"""
     return os.environ.get("KLOOP_DNS", "") == "system"
@@ -293,7 +303,14 @@ class Resolver:
             return "the option system says so"
         return loop._resolver_failure
 
-    def configure(self, *, system: bool | None = None, **options: Any) -> None:
+    def configure(
+            self, *, servers: Iterable[str | DnsServer] = _KEEP, timeout: float | None = _KEEP,
+            attempts: int | None = _KEEP, max_queries: int = _KEEP, cache_bytes: int = _KEEP,
+            max_ttl: int = _KEEP, max_negative_ttl: int = _KEEP, serve_stale: int = _KEEP,
+            check_interval: float = _KEEP, files: Mapping[str, str | os.PathLike[str]] = _KEEP,
+            cache: bool = _KEEP, prefetch: bool = _KEEP, race: bool = _KEEP,
+            random_case: bool = _KEEP, cookies: bool = _KEEP, edns: bool = _KEEP,
+            watch_files: bool = _KEEP, environment: bool = _KEEP, system: bool = _KEEP) -> None:
         """Change options; those that are not given stay.
 
         servers: whom to ask, in place of resolv.conf's: "192.0.2.1",
@@ -325,17 +342,14 @@ class Resolver:
         Lookups that are on finish with the former options; the cache is emptied,
         counters begin anew. Raises ValueError, and then nothing has changed.
         """
-        checked = dict(self._options)
-        for name, value in options.items():
-            check = _CHECKS.get(name)
-            if check is None:
-                raise TypeError(f"configure() got an unexpected keyword argument {name!r}")
-            checked[name] = check(name, value)
-        if system is not None:
+        given = {name: value for name, value in locals().items()
+                 if name in _CHECKS and value is not _KEEP}
+        checked = {name: _CHECKS[name](name, value) for name, value in given.items()}
+        if system is not _KEEP:
             _switch("system", system)
-        if options:
-            self._apply(checked)
-        if system is not None:
+        if given:
+            self._apply({**self._options, **checked})
+        if system is not _KEEP:
             self._system = system
         self._loop._system_resolver = self._system or system_wanted()
 
