@@ -384,6 +384,11 @@ def check_python(tap):
     problem, output = run([python, str(folder / "streams_echo.py")], env=environment)
     tap.result("streams_echo.py", problem or
                compare(r"(100 lines, the last: CLIENT \d, LINE 99\n){10}", output))
+    # Nobody listens there, and nobody is to be asked.
+    problem, output = run([python, str(folder / "resolve.py"), "--server", "127.0.0.1:9",
+                           "localhost", "192.0.2.1"], env=environment)
+    tap.result("resolve.py", problem or
+               compare(r"localhost( ::1| 127\.0\.0\.1)+\n192\.0\.2\.1 192\.0\.2\.1\n", output))
     if not find_aiohttp(python, environment):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return

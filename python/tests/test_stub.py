@@ -67,6 +67,7 @@ def test_signatures(method):
         return
     assert text is not None
     shown = [name.split("=")[0].strip().lstrip("*") for name in text.strip("()").split(",")][1:]
+    shown = [name for name in shown if name]  # a lone "*" is no parameter
     if method.args.vararg:
         parameters.append(method.args.vararg.arg)
     parameters += [argument.arg for argument in method.args.kwonlyargs]

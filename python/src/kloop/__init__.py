@@ -16,15 +16,22 @@ from __future__ import annotations
 import sys
 
 from ._kloop import Handle, IoUringUnavailable, TimerHandle, info
+from ._records import DnsRecord
+from ._resolver import DnsAnswer, DnsError, DnsServer, Resolver
 from .loop import Loop
 from .runners import new_event_loop, run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DnsAnswer",
+    "DnsError",
+    "DnsRecord",
+    "DnsServer",
     "Handle",
     "IoUringUnavailable",
     "Loop",
+    "Resolver",
     "TimerHandle",
     "info",
     "install",
