@@ -42,6 +42,7 @@ ALONE = {
     "allocator": r"libkloop (\S+), compiled with \1\nall that was allocated is freed\n"
                  r"ENOENT: No such file or directory\n",
     "child": r"it says: hello\nit exited with 3\n|it exited with 3\nit says: hello\n",
+    "files": r"23 bytes, kept until the disk had them\nfirst line\nsecond line\nremoved\n",
     "info": r"kloop\.version=\d+\.\d+\.\d+\n(.*\n)*ring\.available=true\n(.*\n)*",
     "ops": r"[1-9]\d* bytes, some lines\nthe pipe: ECANCELED\n",
     "options": r"SINGLE_ISSUER (yes|no), SQPOLL no\nready: yes\n"
