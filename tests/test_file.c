@@ -315,6 +315,24 @@ START_TEST(moves_the_position)
 }
 END_TEST
 
+START_TEST(appends)
+{
+	struct kloop_loop *loop = kt_loop_on_rung(_i);
+	int fd = file_of("0123");
+	struct moved moved;
+
+	ck_assert_int_eq(fcntl(fd, F_SETFL, O_APPEND), 0);
+	moved_init(&moved);
+	most = 2;
+	KT_ACCEPTED(kloop_transfer_write(loop, &moved.transfer, fd, "abc", 3, UINT64_MAX));
+	ck_assert_int_eq(wait_for(loop, &moved), 0);
+	check_content(fd, "0123abc");
+	ck_assert_int_eq(lseek(fd, 0, SEEK_CUR), 7);
+	kt_close(fd);
+	kt_loop_free(loop);
+}
+END_TEST
+
 START_TEST(waits_for_a_pipe)
 {
 	struct kloop_loop *loop = kt_loop_on_rung(_i % KT_RUNGS);
@@ -397,11 +415,19 @@ static int too_large(void *data)
 	moved_init(&moved);
 	signal(SIGXFSZ, SIG_IGN);
 	KT_CHILD_CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
-	KT_CHILD_CHECK(kloop_transfer_write(loop, &moved.transfer, fd, text, 8192, 100) == 0);
-	while (moved.completions == 0)
-		KT_CHILD_CHECK(kloop_loop_turn(loop, KLOOP_FOREVER) >= 0);
-	KT_CHILD_CHECK(moved.result == -EFBIG);
-	KT_CHILD_CHECK(moved.transfer.done == 3996);
+	KT_CHILD_CHECK(lseek(fd, 100, SEEK_SET) == 100);
+	/* At an offset, and at the position, which is where the failure was afterwards. */
+	for (int round = 0; round < 2; round++) {
+		uint64_t offset = round == 0 ? 100 : UINT64_MAX;
+
+		moved.completions = 0;
+		KT_CHILD_CHECK(kloop_transfer_write(loop, &moved.transfer, fd, text, 8192, offset) == 0);
+		while (moved.completions == 0)
+			KT_CHILD_CHECK(kloop_loop_turn(loop, KLOOP_FOREVER) >= 0);
+		KT_CHILD_CHECK(moved.result == -EFBIG);
+		KT_CHILD_CHECK(moved.transfer.done == 3996);
+		KT_CHILD_CHECK(lseek(fd, 0, SEEK_CUR) == (round == 0 ? 100 : 4096));
+	}
 	close(fd);
 	return kloop_loop_free(loop);
 }
@@ -512,6 +538,7 @@ static Suite *file_suite(void)
 	tcase_add_loop_test(transfers, vectors_have_an_offset, 0, KT_RUNGS);
 	tcase_add_loop_test(transfers, moves_all_in_small_pieces, 0, KT_RUNGS);
 	tcase_add_loop_test(transfers, moves_the_position, 0, KT_RUNGS);
+	tcase_add_loop_test(transfers, appends, 0, KT_RUNGS);
 	/* On each rung, with a descriptor that blocks and one that does not. */
 	tcase_add_loop_test(transfers, waits_for_a_pipe, 0, 2 * KT_RUNGS);
 	tcase_add_loop_test(transfers, fills_a_pipe_and_goes_on, 0, 2 * KT_RUNGS);

@@ -54,6 +54,11 @@ int kloop_op_openat(struct kloop_loop *loop, struct kloop_op *op, int dir_fd, co
 	if (ret < 0)
 		return ret;
 	io_uring_prep_openat(sqe, dir_fd, path, flags | O_CLOEXEC, mode);
+	/*
+	 * By a worker at once: the kernel's own first attempt adds O_NONBLOCK, by
+	 * which a FIFO opens without its peer, or fails with ENXIO.
+	 */
+	sqe->flags |= IOSQE_ASYNC;
 	kl_op_activate(loop, op, sqe, 0);
 	return 0;
 }

@@ -5,16 +5,51 @@
 #include <kloop/file.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
+#include <unistd.h>
 
 /* The most that one read or write of Linux moves (MAX_RW_COUNT). */
 #define MAX_STEP 0x7ffff000u
+
+/* What becomes of the file's position. */
+enum { KL_STAYS, KL_MOVES, KL_MOVES_TO_END };
 
 static void step_done(struct kloop_op *op, int32_t result, uint32_t flags);
 
 static struct kloop_transfer *transfer_of(struct kloop_op *op)
 {
 	return (struct kloop_transfer *)((char *)op - offsetof(struct kloop_transfer, op));
+}
+
+/*
+ * The file's own position is read before a transfer and set after it. Left to
+ * the kernel, it stays where it was after a write that fails half-way (a full
+ * disk, seen with Linux 6.18): the next attempt would write the same place once
+ * more, and look like progress.
+ */
+static void take_position(struct kloop_transfer *t)
+{
+	off_t position;
+
+	t->moves = KL_STAYS;
+	if (t->offset != UINT64_MAX)
+		return;
+	position = lseek(t->fd, 0, SEEK_CUR);
+	if (position < 0)
+		return; /* a pipe and its like */
+	t->offset = (uint64_t)position;
+	t->moves = t->writes && (fcntl(t->fd, F_GETFL) & O_APPEND) ? KL_MOVES_TO_END : KL_MOVES;
+}
+
+static void give_position(const struct kloop_transfer *t)
+{
+	if (t->done == 0 || t->moves == KL_STAYS)
+		return;
+	if (t->moves == KL_MOVES)
+		(void)lseek(t->fd, (off_t)(t->offset + t->done), SEEK_SET);
+	else
+		(void)lseek(t->fd, 0, SEEK_END);
 }
 
 /* Have the ring move what is left, or wait until the descriptor is ready to. */
@@ -79,6 +114,7 @@ static void step_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		if (ret == -ESTALE)
 			ret = -ECANCELED;
 	}
+	give_position(t);
 	t->complete(t, ret);
 }
 
@@ -89,6 +125,7 @@ static int begin(struct kloop_loop *loop, struct kloop_transfer *t, int fd)
 	t->polls = false;
 	t->cancelled = false;
 	t->op.complete = step_done;
+	take_position(t);
 	return submit(loop, t);
 }
 

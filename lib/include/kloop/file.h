@@ -113,6 +113,7 @@ struct kloop_transfer {
 	bool writes;
 	bool polls;
 	bool cancelled;
+	uint8_t moves;
 };
 
 /* Give a transfer its completion function; to be done once before use. */
@@ -137,8 +138,8 @@ static inline bool kloop_transfer_is_active(const struct kloop_transfer *transfe
  * least: the transfer ends when so many bytes are there, or at the end of the
  * file; 1 takes what one read brings, bytes fills the buffer. At most bytes;
  * 0 means 1.
- * offset: in the file; UINT64_MAX means the file's own position, and is what
- * pipes and terminals take.
+ * offset: in the file; UINT64_MAX means the file's own position, which moves at
+ * the completion, and is what pipes and terminals take.
  *
  * Interrupted reads are repeated. Where a descriptor has O_NONBLOCK and nothing
  * is there, the loop waits until there is.

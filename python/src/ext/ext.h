@@ -25,6 +25,7 @@
 struct kl_handle;
 struct kl_timer_handle;
 struct kl_sock_op;
+struct kl_file_call;
 struct kl_tls_module; /* tls.h */
 
 struct kl_state {
@@ -37,6 +38,7 @@ struct kl_state {
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
+	PyTypeObject *file_call_type; /* one call on a file */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
@@ -143,6 +145,9 @@ typedef struct {
 	/* sock.c: calls that wait in the ring, each with a reference of the loop's. */
 	struct kl_sock_op *sock_ops;
 	PyObject *sock_spare; /* a bytes object to receive into */
+
+	/* file.c: calls on files in the ring, each with a reference of the loop's. */
+	struct kl_file_call *file_calls;
 
 	/*
 	 * The WeakValueDictionary of transports by descriptor that asyncio's own
@@ -260,6 +265,7 @@ int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
+int kl_file_init(PyObject *module, struct kl_state *state);      /* file_await.c */
 
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
@@ -292,6 +298,20 @@ KL_LOOP_METHOD(kl_loop_sock_sendall);
 KL_LOOP_METHOD(kl_loop_sock_sendto);
 KL_LOOP_METHOD(kl_loop_sock_accept);
 KL_LOOP_METHOD(kl_loop_sock_connect_c);
+/* file_methods.c */
+int kl_file_calls_traverse(LoopObject *self, visitproc visit, void *arg); /* file.c */
+KL_LOOP_METHOD(kl_loop_file_open);
+KL_LOOP_METHOD(kl_loop_file_close);
+KL_LOOP_METHOD(kl_loop_file_read);
+KL_LOOP_METHOD(kl_loop_file_readinto);
+KL_LOOP_METHOD(kl_loop_file_write);
+KL_LOOP_METHOD(kl_loop_file_sync);
+KL_LOOP_METHOD(kl_loop_file_stat);
+KL_LOOP_METHOD(kl_loop_file_truncate);
+KL_LOOP_METHOD(kl_loop_file_allocate);
+KL_LOOP_METHOD(kl_loop_file_rename);
+KL_LOOP_METHOD(kl_loop_file_unlink);
+KL_LOOP_METHOD(kl_loop_file_mkdir);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */

@@ -63,6 +63,8 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 	if (result == 0)
 		result = kl_sock_ops_traverse(self, visit, arg);
 	if (result == 0)
+		result = kl_file_calls_traverse(self, visit, arg);
+	if (result == 0)
 		result = kl_open_objects_traverse(self, visit, arg);
 	return result;
 }
@@ -287,6 +289,31 @@ static PyMethodDef loop_methods[] = {
 	     "sock_accept($self, sock)\n--\n\nAccept: (connection, address); to be awaited."),
 	FAST("_sock_connect", kl_loop_sock_connect_c,
 	     "_sock_connect($self, sock, address)\n--\n\nConnect to a resolved address."),
+
+	FAST("_file_open", kl_loop_file_open,
+	     "_file_open($self, path, flags, mode, /)\n--\n\nOpen a file; its descriptor."),
+	FAST("_file_close", kl_loop_file_close,
+	     "_file_close($self, fd, /)\n--\n\nClose a descriptor."),
+	FAST("_file_read", kl_loop_file_read,
+	     "_file_read($self, fd, bytes, offset, full, /)\n--\n\nRead: bytes; full waits for all of them or the end of the file."),
+	FAST("_file_readinto", kl_loop_file_readinto,
+	     "_file_readinto($self, fd, buffer, offset, full, /)\n--\n\nRead into a buffer; the number of bytes."),
+	FAST("_file_write", kl_loop_file_write,
+	     "_file_write($self, fd, data, offset, /)\n--\n\nWrite all of data; the number of bytes."),
+	FAST("_file_sync", kl_loop_file_sync,
+	     "_file_sync($self, fd, data_only, /)\n--\n\nfsync or fdatasync."),
+	FAST("_file_stat", kl_loop_file_stat,
+	     "_file_stat($self, file, flags, /)\n--\n\nstatx of a path or descriptor; a tuple."),
+	FAST("_file_truncate", kl_loop_file_truncate,
+	     "_file_truncate($self, fd, bytes, /)\n--\n\nSet the size of a file."),
+	FAST("_file_allocate", kl_loop_file_allocate,
+	     "_file_allocate($self, fd, mode, offset, bytes, /)\n--\n\nfallocate."),
+	FAST("_file_rename", kl_loop_file_rename,
+	     "_file_rename($self, old, new, flags, /)\n--\n\nRename a file."),
+	FAST("_file_unlink", kl_loop_file_unlink,
+	     "_file_unlink($self, path, flags, /)\n--\n\nRemove a name."),
+	FAST("_file_mkdir", kl_loop_file_mkdir,
+	     "_file_mkdir($self, path, mode, /)\n--\n\nMake a directory."),
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
