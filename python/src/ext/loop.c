@@ -240,7 +240,8 @@ static PyMethodDef loop_methods[] = {
 	{ "is_closed", loop_is_closed, METH_NOARGS, "Was the loop closed?" },
 	{ "get_debug", loop_get_debug, METH_NOARGS, "Is debug mode on?" },
 	{ "stats", kl_loop_stats, METH_NOARGS,
-	  "Counters of the ring since the loop was made, as a dict; see kloop_loop_get_stats(3)." },
+	  "Counters since the loop was made, as a dict: those of the ring, which\n"
+	  "kloop_loop_get_stats(3) explains, the callbacks that ran, and how many are ready now." },
 	{ "_features", kl_loop_features, METH_NOARGS,
 	  "What the ring got from the kernel, bits of enum kloop_feature." },
 	{ "_check_closed", loop_check_closed, METH_NOARGS, "RuntimeError if the loop is closed." },
