@@ -188,8 +188,10 @@ static PyObject *await_itself(PyObject *op)
 
 static PyMethodDef methods[] = {
 	{ "get_loop", get_loop, METH_NOARGS, "The loop." },
-	{ "add_done_callback", FAST(add_done_callback), "For the task that waits." },
-	{ "cancel", FAST(cancel), "Ask the kernel to end the call." },
+	{ "add_done_callback", FAST(add_done_callback),
+	  "add_done_callback($self, callback, *, context=None)\n--\n\nFor the task that waits." },
+	{ "cancel", FAST(cancel),
+	  "cancel($self, msg=None)\n--\n\nAsk the kernel to end the call." },
 	{ "result", get_result, METH_NOARGS, "None when the call is complete." },
 	{ "take", take, METH_NOARGS, "What a read that failed or was cancelled brought, or None." },
 	{ NULL, NULL, 0, NULL },

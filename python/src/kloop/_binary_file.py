@@ -220,12 +220,14 @@ class BinaryFile(File):
 
     def _need_readable(self) -> None:
         if not self._readable:
-            self._size or self._check_open()
+            if not self._size:
+                self._check_open()
             raise io.UnsupportedOperation("read" if self._size else "File not open for reading")
 
     def _need_writable(self) -> None:
         if not self._writable:
-            self._size or self._check_open()
+            if not self._size:
+                self._check_open()
             raise io.UnsupportedOperation("write" if self._size else "File not open for writing")
 
     def _tell(self) -> int:

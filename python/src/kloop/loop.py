@@ -14,6 +14,7 @@ import warnings
 import weakref
 from asyncio import base_events
 from asyncio.log import logger
+from typing import Any
 
 from . import _kloop
 from ._asyncio_parts import SelectorParts
@@ -122,7 +123,7 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
 
-    async def sock_connect(self, sock, address) -> None:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
