@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from ._binary_file import BinaryFile, File
+from ._binary_file import BinaryFile
+from ._file_base import File
 
 _CHUNK_BYTES = 65536
 

@@ -15,7 +15,7 @@ import os
 import stat as _stat
 from typing import TYPE_CHECKING
 
-from ._binary_file import stat_result
+from ._file_base import stat_result
 from ._files import open, running_loop
 
 if TYPE_CHECKING:
