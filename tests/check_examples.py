@@ -372,11 +372,25 @@ def check_python(tap):
     problem, output = run([python, str(folder / "streams_echo.py")], env=environment)
     tap.result("streams_echo.py", problem or
                compare(r"(100 lines, the last: CLIENT \d, LINE 99\n){10}", output))
+    check_python_files(tap, python, folder, environment)
     if not find_aiohttp(python, environment):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return
     check_aiohttp(tap, python, folder, environment)
     check_aiohttp_tls(tap, python, folder, environment)
+
+
+def check_python_files(tap, python, folder, environment):
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / name for name in ("one", "two")]
+        paths[0].write_text("a b\na\n")
+        paths[1].write_text("b a c\n")
+        problem, output = run([python, str(folder / "files.py"), *map(str, paths)],
+                              env=environment)
+        problem = problem or compare(rf"12 bytes in {re.escape(str(paths[0]))}\.words\n", output)
+        if not problem:
+            problem = compare("3 a\n2 b\n1 c\n", Path(f"{paths[0]}.words").read_text())
+        tap.result("files.py", problem)
 
 
 def check_aiohttp(tap, python, folder, environment):
