@@ -215,6 +215,7 @@ static int begin(struct kloop_resolver *resolver, struct kloop_lookup *user, con
 	memset(lookup, 0, offsetof(struct address_lookup, finder));
 	memset(&lookup->each, 0, sizeof(*lookup) - offsetof(struct address_lookup, each));
 	lookup->finder.found = NULL;
+	lookup->finder.text = NULL;
 	lookup->wait.notify = notify;
 	lookup->each = each;
 	lookup->complete = complete;

@@ -233,6 +233,20 @@ bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 	return true;
 }
 
+/* The name that addresses were found at, if somebody wants to know. */
+static int note_canonical(struct kl_finder *finder, const uint8_t *name)
+{
+	if (finder->canonical || !(finder->request->flags & AI_CANONNAME))
+		return 0;
+	if (!finder->text)
+		finder->text = kl_malloc(KLOOP_DNS_NAME_TEXT_BYTES);
+	if (!finder->text)
+		return -ENOMEM;
+	if (kloop_dns_name_format(name, KL_NAME_BYTES, finder->text, KLOOP_DNS_NAME_TEXT_BYTES) > 0)
+		finder->canonical = finder->text;
+	return 0;
+}
+
 /* Take the addresses of a reply; mapped: as IPv6. */
 static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply, bool mapped)
 {
@@ -258,11 +272,7 @@ static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply
 	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, finder->resolver->now_ns);
 	if (ttl_s < finder->ttl_s)
 		finder->ttl_s = ttl_s;
-	if (!finder->canonical &&
-	    kloop_dns_name_format(answer->aliased ? walk.target : finder->name, KL_NAME_BYTES,
-				  finder->text, sizeof(finder->text)) > 0)
-		finder->canonical = finder->text;
-	return ret;
+	return ret == 0 ? note_canonical(finder, answer->aliased ? walk.target : finder->name) : ret;
 }
 
 static int take_replies(struct kl_finder *finder, const struct kl_reply replies[2])
@@ -507,12 +517,13 @@ int kl_finder_peek(const struct kl_finder *finder, unsigned type, const struct k
 	part->found = NULL;
 	part->count = part->room = 0;
 	part->canonical = NULL;
+	part->text = NULL;
 	part->flags = reply->stale ? KLOOP_ADDRESSES_STALE : 0;
 	ret = take_addresses(part, reply, finder->family == AF_INET6 && type == KL_TYPE_A);
 	*ret_addresses = NULL;
 	if (ret == 0 && part->count != 0)
 		ret = kl_finder_list(part, AF_UNSPEC, ret_addresses);
-	kl_free(part->found);
+	kl_finder_end(part);
 	kl_free(part);
 	return ret;
 }
@@ -520,6 +531,8 @@ int kl_finder_peek(const struct kl_finder *finder, unsigned type, const struct k
 void kl_finder_end(struct kl_finder *finder)
 {
 	kl_free(finder->found);
+	kl_free(finder->text);
 	finder->found = NULL;
+	finder->text = NULL;
 	finder->count = finder->room = 0;
 }

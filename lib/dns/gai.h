@@ -69,7 +69,7 @@ struct kl_finder {
 
 	struct kl_socktype socktypes[KL_SOCKTYPES_MAX];
 	unsigned socktype_count;
-	char text[KLOOP_DNS_NAME_TEXT_BYTES]; /* the last: it is not cleared */
+	char *text; /* room for a canonical name that is not the configuration's; NULL */
 };
 
 /* What is known about one of the types after asking. */
