@@ -43,6 +43,7 @@ ALONE = {
     "allocator": r"libkloop (\S+), compiled with \1\nall that was allocated is freed\n"
                  r"ENOENT: No such file or directory\n",
     "child": r"it says: hello\nit exited with 3\n|it exited with 3\nit says: hello\n",
+    "files": r"23 bytes, kept until the disk had them\nfirst line\nsecond line\nremoved\n",
     "info": r"kloop\.version=\d+\.\d+\.\d+\n(.*\n)*ring\.available=true\n(.*\n)*",
     "ops": r"[1-9]\d* bytes, some lines\nthe pipe: ECANCELED\n",
     "options": r"SINGLE_ISSUER (yes|no), SQPOLL no\nready: yes\n"
@@ -389,11 +390,25 @@ def check_python(tap):
                            "localhost", "192.0.2.1"], env=environment)
     tap.result("resolve.py", problem or
                compare(r"localhost( ::1| 127\.0\.0\.1)+\n192\.0\.2\.1 192\.0\.2\.1\n", output))
+    check_python_files(tap, python, folder, environment)
     if not find_aiohttp(python, environment):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return
     check_aiohttp(tap, python, folder, environment)
     check_aiohttp_tls(tap, python, folder, environment)
+
+
+def check_python_files(tap, python, folder, environment):
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / name for name in ("one", "two")]
+        paths[0].write_text("a b\na\n")
+        paths[1].write_text("b a c\n")
+        problem, output = run([python, str(folder / "files.py"), *map(str, paths)],
+                              env=environment)
+        problem = problem or compare(rf"12 bytes in {re.escape(str(paths[0]))}\.words\n", output)
+        if not problem:
+            problem = compare("3 a\n2 b\n1 c\n", Path(f"{paths[0]}.words").read_text())
+        tap.result("files.py", problem)
 
 
 def check_aiohttp(tap, python, folder, environment):

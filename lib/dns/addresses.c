@@ -258,6 +258,7 @@ int kloop_resolver_getaddrinfo_now(struct kloop_resolver *resolver, const char *
 		return ret;
 	if (!ret_addresses)
 		return -EINVAL;
+	kl_resolver_tick(resolver);
 	if (!kl_config_ready(resolver, false))
 		return -EAGAIN;
 	hits = resolver->stats.cache_hits;

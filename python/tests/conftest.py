@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import kloop
+from file_tools import path, run  # noqa: F401
 from kloop import _kloop
 from resolver_tools import Files, NameServer
 from tls_tools import Certificates

@@ -332,13 +332,16 @@ def test_no_such_thing(dns_loop, name_server, name, kind, rcode, number):
     assert error.code < -4095
 
 
-@pytest.mark.parametrize("name", ["fail.test", "refuse.test", "silent.test"])
-def test_no_answer(dns_loop, name):
+@pytest.mark.parametrize("name, rcode", [
+    ("fail.test", 2), ("refuse.test", 5), ("silent.test", None),
+])
+def test_no_answer(dns_loop, name, rcode):
     dns_loop.resolver.configure(timeout=0.05, attempts=1)
     with pytest.raises(kloop.DnsError) as caught:
         query(dns_loop, name, "MX")
-    assert (caught.value.errno, caught.value.rcode) == (socket.EAI_AGAIN, None)
-    assert caught.value.answer is None
+    assert (caught.value.errno, caught.value.rcode) == (socket.EAI_AGAIN, rcode)
+    # What a server that failed had to say.
+    assert (caught.value.answer is None) is (rcode is None)
 
 
 @pytest.mark.parametrize("args, error", [

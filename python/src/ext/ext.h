@@ -27,6 +27,7 @@ struct kl_timer_handle;
 struct kl_sock_op;
 struct kl_resolve;      /* resolver.h */
 struct kl_resolver_use; /* resolver.h */
+struct kl_file_call;
 struct kl_tls_module; /* tls.h */
 
 struct kl_state {
@@ -40,6 +41,7 @@ struct kl_state {
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
 	PyTypeObject *resolve_type;   /* one getaddrinfo(), getnameinfo() or query in flight */
+	PyTypeObject *file_call_type; /* one call on a file */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
@@ -118,6 +120,7 @@ typedef struct {
 	size_t ready_head;
 	size_t ready_count;
 	size_t ready_capacity; /* a power of two */
+	unsigned long long callbacks; /* taken from there and run, since the loop was made */
 
 	/*
 	 * Non-NULL while the loop's thread runs without the GIL; taken back by
@@ -167,6 +170,8 @@ typedef struct {
 	PyObject *resolver_failure;  /* str: why there can be no resolver; or NULL */
 	unsigned long long system_lookups; /* that went to the executor */
 	bool system_resolver;              /* all go there */
+	/* file.c: calls on files in the ring, each with a reference of the loop's. */
+	struct kl_file_call *file_calls;
 
 	/*
 	 * The WeakValueDictionary of transports by descriptor that asyncio's own
@@ -300,6 +305,7 @@ int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c 
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
 int kl_resolver_init(PyObject *module, struct kl_state *state);  /* resolver_call.c */
+int kl_file_init(PyObject *module, struct kl_state *state);      /* file_await.c */
 
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
@@ -345,6 +351,20 @@ PyObject *kl_loop_resolver_stats(PyObject *self, PyObject *ignored);
 PyObject *kl_dns_text_py(PyObject *module, PyObject *code);
 /* After the ring is gone, and with it all lookups. */
 void kl_resolver_close(LoopObject *self);
+/* file_methods.c */
+int kl_file_calls_traverse(LoopObject *self, visitproc visit, void *arg); /* file.c */
+KL_LOOP_METHOD(kl_loop_file_open);
+KL_LOOP_METHOD(kl_loop_file_close);
+KL_LOOP_METHOD(kl_loop_file_read);
+KL_LOOP_METHOD(kl_loop_file_readinto);
+KL_LOOP_METHOD(kl_loop_file_write);
+KL_LOOP_METHOD(kl_loop_file_sync);
+KL_LOOP_METHOD(kl_loop_file_stat);
+KL_LOOP_METHOD(kl_loop_file_truncate);
+KL_LOOP_METHOD(kl_loop_file_allocate);
+KL_LOOP_METHOD(kl_loop_file_rename);
+KL_LOOP_METHOD(kl_loop_file_unlink);
+KL_LOOP_METHOD(kl_loop_file_mkdir);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */

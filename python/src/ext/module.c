@@ -221,6 +221,7 @@ static int module_exec(PyObject *module)
 		return -1;
 	if (kl_errors_init(module, state) < 0 || kl_handle_init(module, state) < 0 ||
 	    kl_sock_init(module, state) < 0 || kl_resolver_init(module, state) < 0 ||
+	    kl_file_init(module, state) < 0 ||
 	    kl_loop_init(module, state) < 0 ||
 	    kl_transport_init(module, state) < 0 || kl_listener_init(module, state) < 0)
 		return -1;
@@ -233,7 +234,8 @@ static int module_exec(PyObject *module)
 /* Everything but the names, whose order and number the X macro knows. */
 #define KL_STATE_OBJECTS(X)                                                                  \
 	X(loop_type) X(handle_type) X(timer_handle_type) X(transport_type) X(listener_type)        \
-	X(sock_op_type) X(asyncio_transport) X(asyncio_buffered_protocol) X(transport_socket)      \
+	X(sock_op_type) X(file_call_type) X(asyncio_transport) X(asyncio_buffered_protocol)        \
+	X(transport_socket)                                                                        \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
 	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
 	X(timeout_error) X(unavailable_error) X(resolve_type) X(base_events)                       \

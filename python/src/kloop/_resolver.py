@@ -264,7 +264,7 @@ class Resolver:
     configure() changes options, options shows them.
     """
 
-    def __init__(self, loop) -> None:
+    def __init__(self, loop: _kloop.Loop) -> None:
         self._loop_ref = weakref.ref(loop)
         self._options = dict(_DEFAULTS)
         self._system = False

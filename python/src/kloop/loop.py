@@ -15,6 +15,7 @@ import weakref
 from asyncio import base_events
 from asyncio.log import logger
 from collections.abc import Mapping
+from typing import Any
 
 from . import _kloop
 from ._asyncio_parts import SelectorParts
@@ -129,7 +130,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
 
-    async def sock_connect(self, sock, address) -> None:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:
