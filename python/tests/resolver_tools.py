@@ -217,7 +217,7 @@ class Files:
 
     def __init__(self, folder):
         self.folder = folder
-        self.write("resolv.conf", "search test\noptions attempts:1 timeout:1\n")
+        self.write("resolv.conf", "search test\noptions attempts:1 timeout:30\n")
         self.write("hosts", HOSTS)
         self.write("nsswitch.conf", "hosts: files dns\n")
         self.write("services", SERVICES)

@@ -71,23 +71,31 @@ def test_as_socket_getaddrinfo(name_server, flags, kind):
     """With the files of the system, but our server: it must not be asked."""
     loop = kloop.Loop(dns={"servers": [str(name_server)]})
     family, socktype, proto = kind
-    compared = 0
+    calls = [(host, port) for host, port in itertools.product(LITERALS, PORTS)
+             if asks_nobody(host, family)]
+
+    async def ask(host, port):
+        try:
+            return await loop.getaddrinfo(host, port, family=family, type=socktype, proto=proto,
+                                          flags=flags)
+        except Exception as error:
+            return type(error), error.args
+
+    async def main():
+        return [await ask(*call) for call in calls]
+
     try:
-        for host, port in itertools.product(LITERALS, PORTS):
-            if not asks_nobody(host, family):
-                continue
-            expected = outcome(socket.getaddrinfo, host, port, family, socktype, proto, flags)
-            found = outcome(lookup, loop, host, port, family=family, type=socktype, proto=proto,
-                            flags=flags)
-            assert found == expected, (host, port)
-            if isinstance(expected, list):
-                assert [(type(info[0]), type(info[1])) for info in found] == [
-                    (type(info[0]), type(info[1])) for info in expected], (host, port)
-            compared += 1
+        results = loop.run_until_complete(main())
         assert loop.resolver.stats()["system"] == 0
     finally:
         loop.close()
-    assert compared >= len(PORTS) * (len(LITERALS) - 1)
+    for call, found in zip(calls, results):
+        expected = outcome(socket.getaddrinfo, *call, family, socktype, proto, flags)
+        assert found == expected, call
+        if isinstance(expected, list):
+            assert [(type(info[0]), type(info[1])) for info in found] == [
+                (type(info[0]), type(info[1])) for info in expected], call
+    assert len(results) >= len(PORTS) * (len(LITERALS) - 1)
     assert name_server.questions == []
 
 
