@@ -63,6 +63,8 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 	if (result == 0)
 		result = kl_sock_ops_traverse(self, visit, arg);
 	if (result == 0)
+		result = kl_resolves_traverse(self, visit, arg);
+	if (result == 0)
 		result = kl_file_calls_traverse(self, visit, arg);
 	if (result == 0)
 		result = kl_open_objects_traverse(self, visit, arg);
@@ -291,6 +293,20 @@ static PyMethodDef loop_methods[] = {
 	FAST("_sock_connect", kl_loop_sock_connect_c,
 	     "_sock_connect($self, sock, address)\n--\n\nConnect to a resolved address."),
 
+	FAST("getaddrinfo", kl_loop_getaddrinfo,
+	     "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
+	     "As socket.getaddrinfo(), without a thread; to be awaited. See Loop.resolver."),
+	FAST("getnameinfo", kl_loop_getnameinfo,
+	     "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
+	     "As socket.getnameinfo(), without a thread; to be awaited."),
+	FAST("_query", kl_loop_query,
+	     "_query($self, name, type, flags)\n--\n\n"
+	     "Ask for records: (result, message or None); to be awaited."),
+	{ "_set_resolver", (PyCFunction)(void (*)(void))kl_loop_set_resolver,
+	  METH_VARARGS | METH_KEYWORDS, "Have another resolver from now on, with these options." },
+	{ "_flush_names", kl_loop_flush_names, METH_O, "Forget answers for a name, or all (None)." },
+	{ "_reload_names", kl_loop_reload_names, METH_NOARGS, "Have the system's files read again." },
+	{ "_resolver_stats", kl_loop_resolver_stats, METH_NOARGS, "The resolver's counters." },
 	FAST("_file_open", kl_loop_file_open,
 	     "_file_open($self, path, flags, mode, /)\n--\n\nOpen a file; its descriptor."),
 	FAST("_file_close", kl_loop_file_close,
@@ -336,6 +352,10 @@ static PyGetSetDef loop_getset[] = {
 };
 
 static PyMemberDef loop_members[] = {
+	{ "_system_resolver", T_BOOL, offsetof(LoopObject, system_resolver), 0,
+	  "All lookups go to the executor." },
+	{ "_resolver_failure", T_OBJECT, offsetof(LoopObject, resolver_failure), READONLY,
+	  "Why there can be no resolver, or None." },
 	{ "_stopping", T_BOOL, offsetof(LoopObject, stopping), 0, "stop() was called." },
 	{ "_closed", T_BOOL, offsetof(LoopObject, closed), 0, "close() was called." },
 	{ "slow_callback_duration", T_DOUBLE, offsetof(LoopObject, slow_callback_duration), 0,

@@ -237,6 +237,7 @@ static int close_ring(LoopObject *self)
 	if (code < 0)
 		return code;
 	self->loop = NULL;
+	kl_resolver_close(self);
 	kl_ready_clear(self);
 	kl_drop_now(self);
 	Py_CLEAR(self->sock_spare);
