@@ -87,9 +87,10 @@ def stub_signature(node):
 
 
 def shape(signature, method):
-    """Names, kinds, and which have a default; without self."""
+    """Names where they count, kinds, and which have a default; without self."""
     parameters = list(signature.parameters.values())
-    return [(parameter.name, parameter.kind.name, parameter.default is not parameter.empty)
+    return [(parameter.kind == parameter.POSITIONAL_ONLY or parameter.name, parameter.kind.name,
+             parameter.default is not parameter.empty)
             for parameter in parameters[1 if method else 0:]]
 
 
