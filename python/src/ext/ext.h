@@ -26,6 +26,7 @@ struct kl_handle;
 struct kl_timer_handle;
 struct kl_sock_op;
 struct kl_tls_module; /* tls.h */
+struct kl_streams;    /* streams.h */
 
 struct kl_state {
 	PyObject *module;
@@ -54,6 +55,7 @@ struct kl_state {
 	PyObject *invalid_state_error;      /* asyncio.InvalidStateError */
 
 	struct kl_tls_module *tls; /* NULL until the first TLS connection */
+	struct kl_streams *streams; /* what is known of asyncio's streams */
 
 	/* kloop.IoUringUnavailable, made by errors.c. */
 	PyObject *unavailable_error;
@@ -250,6 +252,10 @@ PyObject *kl_address_to_python(const struct kloop_address *address);
 /* ---- one .c per object; each adds its types or methods to the module --- */
 
 int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
+int kl_streams_init(PyObject *module, struct kl_state *state);   /* streams_attach.c */
+int kl_streams_traverse(struct kl_state *state, visitproc visit, void *arg);
+void kl_streams_clear(struct kl_state *state); /* the memory stays */
+void kl_streams_free(struct kl_state *state);
 /* Empty the free lists for good: while the types are still there. */
 void kl_handle_fini(struct kl_state *state);
 void kl_sock_fini(struct kl_state *state);

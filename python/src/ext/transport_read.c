@@ -144,13 +144,19 @@ int kl_transport_on_alloc(struct kloop_stream *stream, size_t suggested, void **
 
 /* ---- delivery -------------------------------------------------------- */
 
-/* data_received(object); steals the reference. */
+/* data_received(object), or what that does of a stream's protocol; steals the reference. */
 static void deliver_bytes(TransportObject *self, PyObject *object)
 {
-	PyObject *result = kl_transport_call_method(
-		self, self->receive, self->loop->state->names.data_received, object);
+	int fed = kl_streams_feed(self, object);
+	PyObject *result = NULL;
 
-	Py_DECREF(object);
+	if (fed > 0)
+		return;
+	if (fed == 0) {
+		result = kl_transport_call_method(self, self->receive,
+						  self->loop->state->names.data_received, object);
+		Py_DECREF(object);
+	}
 	if (result == NULL)
 		kl_transport_fatal(self, "Fatal error: protocol.data_received() call failed.");
 	else
