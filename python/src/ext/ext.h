@@ -287,6 +287,12 @@ int kl_sock_ops_traverse(LoopObject *self, visitproc visit, void *arg); /* sock.
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
 /* loop_run.c */
+/*
+ * Run what is ready in the middle of a turn. To be called from completion
+ * functions, and only if nothing was ready before, so that the order of
+ * callbacks is kept: it is as if the turn ended here and the next began.
+ */
+void kl_run_ready_early(LoopObject *self);
 PyObject *kl_loop_run(PyObject *self, PyObject *ignored);
 void kl_before_wait(void *loop_object);
 /* sock.c */

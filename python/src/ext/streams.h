@@ -75,6 +75,7 @@ typedef struct kl_reader {
 	TransportObject *feeder; /* borrowed: its `reader` is this */
 	struct kl_pieces pieces;
 	size_t limit;
+	size_t offered, recent; /* large reads: room for the next one, about how much they bring */
 	bool eof;
 	bool paused;
 	bool plain;

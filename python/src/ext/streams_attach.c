@@ -2,6 +2,9 @@
 /* Which readers change their class, and when. */
 #include "streams.h"
 
+/* Room for a large read, at least. */
+#define MIN_OFFER_BYTES ((size_t)16 << 10)
+
 /* ---- is it what we know? ------------------------------------------------- */
 
 /* Has nobody replaced a method of asyncio's classes? An error counts as no, and is cleared. */
@@ -154,17 +157,49 @@ void kl_streams_detach(TransportObject *transport)
 	kl_reader_link(transport, NULL);
 }
 
+/*
+ * What is read is kept until somebody takes it: memory of about the right size
+ * lets malloc() give the same places again, which are in the caches still.
+ */
+size_t kl_streams_suggest(TransportObject *transport, size_t suggested)
+{
+	ReaderObject *state = transport->reader;
+	size_t bytes = (state->recent + state->recent / 4 + 4095) & ~(size_t)4095;
+
+	if (bytes < MIN_OFFER_BYTES)
+		bytes = MIN_OFFER_BYTES;
+	state->offered = bytes < suggested ? bytes : suggested;
+	return state->offered;
+}
+
+/* So much came: is there more where the room was full? */
+static void note_size(ReaderObject *state, size_t bytes)
+{
+	if (bytes >= state->offered)
+		state->recent = 2 * bytes;
+	else if (bytes >= state->recent)
+		state->recent = bytes;
+	else
+		state->recent -= (state->recent - bytes) / 8;
+}
+
 int kl_streams_feed(TransportObject *transport, PyObject *object)
 {
 	ReaderObject *state = transport->reader;
+	LoopObject *loop = transport->loop;
+	bool first = loop->ready_count == 0;
 	int result;
 
 	/* After the end it is asyncio which complains. */
 	if (state == NULL || state->eof)
 		return 0;
+	if (state->offered != 0)
+		note_size(state, (size_t)PyBytes_GET_SIZE(object));
 	Py_INCREF(state);
 	result = kl_reader_append(state, object);
 	Py_DECREF(state);
+	if (first && result == 0 && loop->ready_count > 0)
+		kl_run_ready_early(loop);
 	return result < 0 ? -1 : 1;
 }
 

@@ -243,6 +243,8 @@ void kl_transport_fatal(TransportObject *self, const char *message);
  */
 void kl_streams_attach(TransportObject *self, PyObject *protocol);
 void kl_streams_detach(TransportObject *self);
+/* How much the next large read may bring, which is at most what is suggested. */
+size_t kl_streams_suggest(TransportObject *self, size_t suggested);
 /* Feed that reader; steals the bytes object. 1, 0 if the protocol must get it, or -1 with an error set. */
 int kl_streams_feed(TransportObject *self, PyObject *object);
 

@@ -106,6 +106,8 @@ static int alloc_bytes(TransportObject *self, size_t suggested, void **ret_buffe
 	PyObject *other;
 
 	self->loop->spare_bytes = NULL;
+	if (self->reader != NULL)
+		suggested = kl_streams_suggest(self, suggested);
 	/* Too small it would cut the read, and cutting down a large one costs too. */
 	if (object != NULL && ((size_t)PyBytes_GET_SIZE(object) < suggested ||
 			       (size_t)PyBytes_GET_SIZE(object) / 4 > suggested))
