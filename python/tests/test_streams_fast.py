@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -382,7 +383,9 @@ def test_many_connections(loop):
 
     counts = run(loop, case())
     assert counts[-1][0] - counts[1][0] < 2000, counts
-    assert counts[-1][1] - counts[1][1] < 8192, counts
+    # Memory checkers keep what was freed for a while.
+    if not any(name in Path("/proc/self/maps").read_text() for name in ("libasan", "vgpreload")):
+        assert counts[-1][1] - counts[1][1] < 8192, counts
     gc.collect()
     kinds = {"StreamRead", "ReaderState"}
     assert sum(type(thing).__name__ in kinds for thing in gc.get_objects()) < 5

@@ -215,7 +215,10 @@ int kl_read_map_error(struct kl_read *self, PyObject **ret_result);
 const char *kl_read_waiter_name(const struct kl_read *self);
 /* The same read by asyncio, after the reader turned back: a coroutine, or NULL with an error set. */
 PyObject *kl_read_hand_over(struct kl_read *self);
-/* A read of some bytes that was woken after that: 1 with *ret_result, or -1 with an error set. */
+/*
+ * A read that was woken after that takes what one wait is good for: 1 with
+ * *ret_result, 0 if it is to be handed over, or -1 with an error set.
+ */
 int kl_read_take_plain(struct kl_read *self, PyObject **ret_result);
 
 extern const struct kl_method_def kl_read_methods[]; /* the last has no name */

@@ -253,7 +253,7 @@ static PySendResult go_on(struct kl_read *self, bool woken, PyObject **ret_resul
 
 		if (!self->state->plain)
 			done = kl_read_attempt(self, woken, &result);
-		else if (woken && self->kind == KL_READ)
+		else if (woken)
 			done = kl_read_take_plain(self, &result);
 		if (done == 0 && self->state->plain) {
 			if (begin_hand_over(self) < 0)

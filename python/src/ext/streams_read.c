@@ -433,24 +433,44 @@ int kl_read_attempt(struct kl_read *self, bool woken, PyObject **ret_result)
 
 /* ---- after the reader turned back ------------------------------------------- */
 
-int kl_read_take_plain(struct kl_read *self, PyObject **ret_result)
+/* So much of the bytearray, removed: new, or NULL with an error set. */
+static PyObject *take_plain(struct kl_read *self, Py_ssize_t bytes)
 {
 	PyObject *buffer = PyObject_GetAttr(self->reader, self->streams->names._buffer);
-	PyObject *piece = NULL, *resumed = NULL;
+	PyObject *piece = NULL, *resumed = NULL, *result = NULL;
 
-	*ret_result = NULL;
 	if (buffer != NULL)
-		piece = PySequence_GetSlice(buffer, 0, (Py_ssize_t)self->bytes);
-	if (piece != NULL && PySequence_DelSlice(buffer, 0, (Py_ssize_t)self->bytes) == 0)
-		*ret_result = PyBytes_FromObject(piece);
-	if (*ret_result != NULL)
+		piece = PySequence_GetSlice(buffer, 0, bytes);
+	if (piece != NULL && PySequence_DelSlice(buffer, 0, bytes) == 0)
+		result = PyBytes_FromObject(piece);
+	if (result != NULL)
 		resumed = PyObject_CallMethod(self->reader, "_maybe_resume_transport", NULL);
 	if (resumed == NULL)
-		Py_CLEAR(*ret_result);
+		Py_CLEAR(result);
 	Py_XDECREF(buffer);
 	Py_XDECREF(piece);
 	Py_XDECREF(resumed);
-	return *ret_result != NULL ? 1 : -1;
+	return result;
+}
+
+int kl_read_take_plain(struct kl_read *self, PyObject **ret_result)
+{
+	PyObject *block;
+	int result = 1;
+
+	if (self->kind == KL_READ) {
+		*ret_result = take_plain(self, (Py_ssize_t)self->bytes);
+		return *ret_result != NULL ? 1 : -1;
+	}
+	if (self->kind != KL_READ_ALL || self->blocks == NULL)
+		return 0;
+	block = take_plain(self, (Py_ssize_t)self->state->limit);
+	if (block == NULL)
+		return -1;
+	if (PyBytes_GET_SIZE(block) != 0)
+		result = PyList_Append(self->blocks, block);
+	Py_DECREF(block);
+	return result <= 0 ? result : join_blocks(self, ret_result);
 }
 
 PyObject *kl_read_hand_over(struct kl_read *self)
