@@ -214,7 +214,7 @@ bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 
 	if (resolver->options.flags & KLOOP_RESOLVER_NO_CACHE)
 		return false;
-	found = kl_cache_find(&resolver->cache, &key, kloop_now(), &answer);
+	found = kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer);
 	if (found != KL_FOUND_FRESH && found != KL_FOUND_HOT) {
 		resolver->stats.cache_misses++;
 		return false;
@@ -255,7 +255,7 @@ static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply
 		else if (bytes == 16)
 			ret = add(finder, AF_INET6, data, 0);
 	}
-	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, kloop_now());
+	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, finder->resolver->now_ns);
 	if (ttl_s < finder->ttl_s)
 		finder->ttl_s = ttl_s;
 	if (!finder->canonical &&
@@ -295,10 +295,15 @@ static int take_replies(struct kl_finder *finder, const struct kl_reply replies[
 /* The worst that was said: "try again" hides that there may be something. */
 static int worst(int a, int b)
 {
-	static const int order[] = { -ENOMEM, KLOOP_ERROR_DNS_TIMEOUT, KLOOP_ERROR_DNS_AGAIN,
-				     KLOOP_ERROR_DNS_FAIL, KLOOP_ERROR_DNS_NODATA,
-				     KLOOP_ERROR_DNS_NONAME };
+	static const int order[] = { KLOOP_ERROR_DNS_TIMEOUT, KLOOP_ERROR_DNS_AGAIN,
+				     KLOOP_ERROR_DNS_TLS,     KLOOP_ERROR_DNS_FAIL,
+				     KLOOP_ERROR_DNS_NODATA,  KLOOP_ERROR_DNS_NONAME };
 
+	/* One of the system says nothing about the name at all. */
+	if (a < 0 && a > -4096)
+		return a;
+	if (b < 0 && b > -4096)
+		return b;
 	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
 		if (a == order[i] || b == order[i])
 			return order[i];
@@ -385,7 +390,8 @@ static unsigned status_of(int result)
 {
 	if (result == KLOOP_ERROR_DNS_NONAME || result == KLOOP_ERROR_DNS_NODATA)
 		return KL_NSS_NOTFOUND;
-	if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT)
+	if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT ||
+	    result == KLOOP_ERROR_DNS_TLS)
 		return KL_NSS_TRYAGAIN;
 	return result == 0 ? KL_NSS_SUCCESS : KL_NSS_UNAVAIL;
 }

@@ -96,6 +96,12 @@ int kl_finder_peek(const struct kl_finder *finder, unsigned type,
 		   const struct kl_reply *reply, struct kloop_addresses **ret_addresses);
 void kl_finder_end(struct kl_finder *finder);
 
+/*
+ * The message of a reply that has an answer, with all names whole. 0, -ENOMEM, or
+ * KLOOP_ERROR_DNS_FAIL if it would be too large.
+ */
+int kl_message_make(const struct kl_reply *reply, struct kloop_dns_message **ret_message);
+
 /* Is everything about this reply in the cache? */
 bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 		     const uint8_t *name, size_t name_bytes, unsigned type, unsigned flags,

@@ -25,6 +25,9 @@
 struct kl_handle;
 struct kl_timer_handle;
 struct kl_sock_op;
+struct kl_resolve;      /* resolver.h */
+struct kl_resolver_use; /* resolver.h */
+struct kl_file_call;
 struct kl_tls_module; /* tls.h */
 struct kl_streams;    /* streams.h */
 
@@ -38,6 +41,8 @@ struct kl_state {
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
+	PyTypeObject *resolve_type;   /* one getaddrinfo(), getnameinfo() or query in flight */
+	PyTypeObject *file_call_type; /* one call on a file */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
@@ -53,6 +58,18 @@ struct kl_state {
 	PyObject *cancelled_error;          /* asyncio.CancelledError */
 	PyObject *timeout_error;            /* asyncio.TimeoutError */
 	PyObject *invalid_state_error;      /* asyncio.InvalidStateError */
+
+	/* For names: resolver.c. */
+	PyObject *base_events; /* the names of asyncio.base_events, "socket" among them */
+	PyObject *socket_getaddrinfo; /* as CPython made them; None if they were replaced before */
+	PyObject *socket_getnameinfo;
+	PyObject *gaierror;
+	PyObject *address_family; /* socket.AddressFamily and SocketKind, and members of them */
+	PyObject *socket_kind;
+	PyObject *family_ip4, *family_ip6, *kind_stream, *kind_datagram, *kind_raw;
+	PyObject *empty_text;
+	PyObject *base_getaddrinfo; /* asyncio.BaseEventLoop.getaddrinfo: in the executor */
+	PyObject *base_getnameinfo;
 
 	struct kl_tls_module *tls; /* NULL until the first TLS connection */
 	struct kl_streams *streams; /* what is known of asyncio's streams */
@@ -72,7 +89,8 @@ struct kl_state {
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
-	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)
+	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
+	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
 
@@ -104,6 +122,7 @@ typedef struct {
 	size_t ready_head;
 	size_t ready_count;
 	size_t ready_capacity; /* a power of two */
+	unsigned long long callbacks; /* taken from there and run, since the loop was made */
 
 	/*
 	 * Non-NULL while the loop's thread runs without the GIL; taken back by
@@ -145,6 +164,16 @@ typedef struct {
 	/* sock.c: calls that wait in the ring, each with a reference of the loop's. */
 	struct kl_sock_op *sock_ops;
 	PyObject *sock_spare; /* a bytes object to receive into */
+
+	/* resolver.c */
+	struct kl_resolver_use *resolver; /* NULL until the first lookup, and after a change */
+	struct kloop_resolver_options *resolver_options; /* NULL: the defaults */
+	struct kl_resolve *resolves; /* lookups in the ring, each with a reference of the loop's */
+	PyObject *resolver_failure;  /* str: why there can be no resolver; or NULL */
+	unsigned long long system_lookups; /* that went to the executor */
+	bool system_resolver;              /* all go there */
+	/* file.c: calls on files in the ring, each with a reference of the loop's. */
+	struct kl_file_call *file_calls;
 
 	/*
 	 * The WeakValueDictionary of transports by descriptor that asyncio's own
@@ -244,6 +273,21 @@ PyObject *kl_exception(struct kl_state *state, int code);
  */
 PyObject *kl_os_exception(int error);
 
+/* ---- arguments: transport_call.c ------------------------------------- */
+
+/* Names of positional parameters, in order; the first `required` must be there. */
+struct kl_signature {
+	const char *function;
+	int required;
+	int positional;
+	int total;
+	const char *names[12];
+};
+
+/* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
+int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *args,
+			Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
+
 /* ---- addresses: address.c -------------------------------------------- */
 
 /* As socket.getsockname() returns it: ('127.0.0.1', 80), 4-tuples for IPv6, str or bytes for Unix. */
@@ -266,6 +310,8 @@ int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
+int kl_resolver_init(PyObject *module, struct kl_state *state);  /* resolver_call.c */
+int kl_file_init(PyObject *module, struct kl_state *state);      /* file_await.c */
 
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
@@ -284,6 +330,7 @@ KL_LOOP_METHOD(kl_loop_watched_events);
 void kl_poll_close(LoopObject *self);
 int kl_poll_traverse(LoopObject *self, visitproc visit, void *arg);
 int kl_sock_ops_traverse(LoopObject *self, visitproc visit, void *arg); /* sock.c */
+int kl_resolves_traverse(LoopObject *self, visitproc visit, void *arg); /* resolver.c */
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
 /* loop_run.c */
@@ -304,6 +351,32 @@ KL_LOOP_METHOD(kl_loop_sock_sendall);
 KL_LOOP_METHOD(kl_loop_sock_sendto);
 KL_LOOP_METHOD(kl_loop_sock_accept);
 KL_LOOP_METHOD(kl_loop_sock_connect_c);
+/* resolver_call.c */
+KL_LOOP_METHOD(kl_loop_getaddrinfo);
+KL_LOOP_METHOD(kl_loop_getnameinfo);
+KL_LOOP_METHOD(kl_loop_query);
+/* resolver.c */
+PyObject *kl_loop_set_resolver(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *kl_loop_flush_names(PyObject *self, PyObject *name);
+PyObject *kl_loop_reload_names(PyObject *self, PyObject *ignored);
+PyObject *kl_loop_resolver_stats(PyObject *self, PyObject *ignored);
+PyObject *kl_dns_text_py(PyObject *module, PyObject *code);
+/* After the ring is gone, and with it all lookups. */
+void kl_resolver_close(LoopObject *self);
+/* file_methods.c */
+int kl_file_calls_traverse(LoopObject *self, visitproc visit, void *arg); /* file.c */
+KL_LOOP_METHOD(kl_loop_file_open);
+KL_LOOP_METHOD(kl_loop_file_close);
+KL_LOOP_METHOD(kl_loop_file_read);
+KL_LOOP_METHOD(kl_loop_file_readinto);
+KL_LOOP_METHOD(kl_loop_file_write);
+KL_LOOP_METHOD(kl_loop_file_sync);
+KL_LOOP_METHOD(kl_loop_file_stat);
+KL_LOOP_METHOD(kl_loop_file_truncate);
+KL_LOOP_METHOD(kl_loop_file_allocate);
+KL_LOOP_METHOD(kl_loop_file_rename);
+KL_LOOP_METHOD(kl_loop_file_unlink);
+KL_LOOP_METHOD(kl_loop_file_mkdir);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */

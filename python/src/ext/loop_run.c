@@ -154,6 +154,7 @@ static int run_ready(LoopObject *self)
 
 		self->ready_head = (self->ready_head + 1) & (self->ready_capacity - 1);
 		self->ready_count--;
+		self->callbacks++;
 		if (self->debug)
 			failed = run_handle_debug(self, handle);
 		else

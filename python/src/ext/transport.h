@@ -101,19 +101,6 @@ typedef struct {
 	unsigned char peer[sizeof(struct sockaddr_in6)];
 } TransportObject;
 
-/* Names of positional parameters, in order; the first `required` must be there. */
-struct kl_signature {
-	const char *function;
-	int required;
-	int positional;
-	int total;
-	const char *names[12];
-};
-
-/* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
-int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *args,
-			Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
-
 /* Does the exception that is set leave run_forever()? */
 static inline bool kl_exception_is_exit(void)
 {
