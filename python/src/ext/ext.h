@@ -29,6 +29,7 @@ struct kl_resolve;      /* resolver.h */
 struct kl_resolver_use; /* resolver.h */
 struct kl_file_call;
 struct kl_tls_module; /* tls.h */
+struct kl_streams;    /* streams.h */
 
 struct kl_state {
 	PyObject *module;
@@ -71,6 +72,7 @@ struct kl_state {
 	PyObject *base_getnameinfo;
 
 	struct kl_tls_module *tls; /* NULL until the first TLS connection */
+	struct kl_streams *streams; /* what is known of asyncio's streams */
 
 	/* kloop.IoUringUnavailable, made by errors.c. */
 	PyObject *unavailable_error;
@@ -294,6 +296,10 @@ PyObject *kl_address_to_python(const struct kloop_address *address);
 /* ---- one .c per object; each adds its types or methods to the module --- */
 
 int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
+int kl_streams_init(PyObject *module, struct kl_state *state);   /* streams_attach.c */
+int kl_streams_traverse(struct kl_state *state, visitproc visit, void *arg);
+void kl_streams_clear(struct kl_state *state); /* the memory stays */
+void kl_streams_free(struct kl_state *state);
 /* Empty the free lists for good: while the types are still there. */
 void kl_handle_fini(struct kl_state *state);
 void kl_sock_fini(struct kl_state *state);
@@ -328,6 +334,12 @@ int kl_resolves_traverse(LoopObject *self, visitproc visit, void *arg); /* resol
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
 /* loop_run.c */
+/*
+ * Run what is ready in the middle of a turn. To be called from completion
+ * functions, and only if nothing was ready before, so that the order of
+ * callbacks is kept: it is as if the turn ended here and the next began.
+ */
+void kl_run_ready_early(LoopObject *self);
 PyObject *kl_loop_run(PyObject *self, PyObject *ignored);
 void kl_before_wait(void *loop_object);
 /* sock.c */

@@ -173,6 +173,21 @@ static int run_ready(LoopObject *self)
 	return 0;
 }
 
+void kl_run_ready_early(LoopObject *self)
+{
+	PyObject *exception;
+
+	if (!self->running || self->stopping || self->pending_exception != NULL)
+		return;
+	if (run_ready(self) == 0)
+		return;
+	exception = kl_exception_take();
+	if (self->pending_exception == NULL)
+		self->pending_exception = exception;
+	else
+		Py_XDECREF(exception);
+}
+
 PyObject *kl_loop_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
 	LoopObject *self = (LoopObject *)op;

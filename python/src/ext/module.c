@@ -223,7 +223,8 @@ static int module_exec(PyObject *module)
 	    kl_sock_init(module, state) < 0 || kl_resolver_init(module, state) < 0 ||
 	    kl_file_init(module, state) < 0 ||
 	    kl_loop_init(module, state) < 0 ||
-	    kl_transport_init(module, state) < 0 || kl_listener_init(module, state) < 0)
+	    kl_transport_init(module, state) < 0 || kl_listener_init(module, state) < 0 ||
+	    kl_streams_init(module, state) < 0)
 		return -1;
 	if (PyModule_AddStringConstant(module, "library_version", kloop_version()) < 0 ||
 	    PyModule_AddStringConstant(module, "header_version", KLOOP_VERSION_STRING) < 0)
@@ -246,12 +247,16 @@ static int module_exec(PyObject *module)
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
 	struct kl_state *state = state_of(module);
+	int result;
 
 	if (state == NULL)
 		return 0;
 #define VISIT(n) Py_VISIT(state->n);
 	KL_STATE_OBJECTS(VISIT)
 #undef VISIT
+	result = kl_streams_traverse(state, visit, arg);
+	if (result != 0)
+		return result;
 	return kl_tls_traverse(state, visit, arg);
 }
 
@@ -265,6 +270,7 @@ static int module_clear(PyObject *module)
 	kl_handle_fini(state);
 	kl_sock_fini(state);
 	kl_tls_fini(state);
+	kl_streams_clear(state);
 #define CLEAR(n) Py_CLEAR(state->n);
 	KL_STATE_OBJECTS(CLEAR)
 #undef CLEAR
@@ -277,6 +283,8 @@ static int module_clear(PyObject *module)
 static void module_free(void *module)
 {
 	(void)module_clear(module);
+	if (state_of(module) != NULL)
+		kl_streams_free(state_of(module));
 }
 
 static PyModuleDef_Slot module_slots[] = {

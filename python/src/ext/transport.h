@@ -75,6 +75,7 @@ typedef struct {
 	PyObject *file_waiter; /* a future, while a file is being sent */
 	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
 	struct kl_transport_tls *tls; /* tls.h; NULL without TLS */
+	struct kl_reader *reader; /* streams.h; borrowed: a StreamReader to feed, or NULL */
 
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
@@ -221,6 +222,18 @@ PyObject *kl_transport_force_close(PyObject *op, PyObject *exception);
  * instead. Clears the exception.
  */
 void kl_transport_fatal(TransportObject *self, const char *message);
+
+/* streams_*.c */
+/*
+ * A protocol was set: have the transport feed its reader directly, if it is an
+ * asyncio.StreamReaderProtocol that allows it. Never fails.
+ */
+void kl_streams_attach(TransportObject *self, PyObject *protocol);
+void kl_streams_detach(TransportObject *self);
+/* How much the next large read may bring, which is at most what is suggested. */
+size_t kl_streams_suggest(TransportObject *self, size_t suggested);
+/* Feed that reader; steals the bytes object. 1, 0 if the protocol must get it, or -1 with an error set. */
+int kl_streams_feed(TransportObject *self, PyObject *object);
 
 /* transport_tls.c, where a transport has TLS: */
 int kl_transport_tls_traverse(struct kl_transport_tls *tls, visitproc visit, void *arg);
