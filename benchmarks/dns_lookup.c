@@ -96,8 +96,8 @@ static void report(double seconds, const struct rusage *before)
 	getrusage(RUSAGE_SELF, &usage);
 	user = (to_us(&usage.ru_utime) - to_us(&before->ru_utime)) / (double)finished;
 	kernel = (to_us(&usage.ru_stime) - to_us(&before->ru_stime)) / (double)finished;
-	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us user %.2f system %.2f p50 %.2f ms p99 %.2f ms max %.2f ms "
-	       "rss %ld KiB packets %llu retries %llu hits %llu\n",
+	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us user %.2f system %.2f "
+	       "p50 %.2f ms p99 %.2f ms max %.2f ms rss %ld KiB packets %llu retries %llu hits %llu\n",
 	       finished, failed, (double)finished / seconds, user + kernel, user, kernel,
 	       latencies_us[finished / 2] / 1e3, latencies_us[finished * 99 / 100] / 1e3,
 	       latencies_us[finished - 1] / 1e3, usage.ru_maxrss,
@@ -162,7 +162,8 @@ int main(int argc, char **argv)
 	if (!slots || !latencies_us || kloop_loop_new(NULL, &loop) < 0 ||
 	    kloop_resolver_new(loop, options, &resolver) < 0)
 		kl_bench_die("no loop");
-	memset(latencies_us, 0xff, count * sizeof(*latencies_us)); /* so that it is there from the start */
+	/* So that it is there from the start. */
+	memset(latencies_us, 0xff, count * sizeof(*latencies_us));
 	kl_bench_raise_descriptors();
 	getrusage(RUSAGE_SELF, &before);
 	begin = kloop_now();

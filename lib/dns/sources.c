@@ -159,7 +159,8 @@ static void dump(struct kl_sources *sources, int fd, unsigned type, int family)
 		struct nlmsghdr header;
 		struct rtmsg message; /* the longest of the three kinds */
 	} request = {
-		.header = { .nlmsg_type = (uint16_t)type, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.header = { .nlmsg_type = (uint16_t)type,
+			    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.message = { .rtm_family = (uint8_t)family },
 	};
 	_Alignas(struct nlmsghdr) char buffer[32768];
