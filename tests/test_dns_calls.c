@@ -258,6 +258,10 @@ START_TEST(the_filter_bites)
 	int status;
 	pid_t pid;
 
+	if (kt_under_valgrind()) {
+		printf("left out under valgrind, which makes calls of its own\n");
+		return;
+	}
 	make_filter(false);
 	pid = fork();
 	if (pid == 0) {
