@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 struct slot {
 	struct kloop_lookup lookup;
@@ -22,9 +23,23 @@ static struct kloop_resolver *resolver;
 static unsigned long count = 10000, concurrency = 100, started, finished, failed;
 static bool hot;
 static bool one_family;
+static bool watched; /* tell the memory now and then */
 static uint32_t *latencies_us;
 
 static void start(struct slot *slot);
+
+/* Memory in use at the moment. */
+static long resident_kib(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	long pages = 0;
+
+	if (!file || fscanf(file, "%*s %ld", &pages) != 1)
+		pages = 0;
+	if (file)
+		fclose(file);
+	return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
 
 static void done(struct kloop_lookup *lookup, int result, struct kloop_addresses *addresses)
 {
@@ -34,6 +49,8 @@ static void done(struct kloop_lookup *lookup, int result, struct kloop_addresses
 	if (result < 0 || (!one_family && addresses->count != 2))
 		failed++;
 	kloop_addresses_free(addresses);
+	if (watched && finished != 0 && finished % (count / 10) == 0)
+		printf("after %lu lookups: rss %ld KiB\n", finished, resident_kib());
 	latencies_us[finished++] = taken_us > UINT32_MAX ? UINT32_MAX : (uint32_t)taken_us;
 	if (started < count)
 		start(slot);
@@ -79,8 +96,8 @@ static void report(double seconds, const struct rusage *before)
 	getrusage(RUSAGE_SELF, &usage);
 	user = (to_us(&usage.ru_utime) - to_us(&before->ru_utime)) / (double)finished;
 	kernel = (to_us(&usage.ru_stime) - to_us(&before->ru_stime)) / (double)finished;
-	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us user %.2f system %.2f p50 %.2f ms p99 %.2f ms max %.2f ms "
-	       "rss %ld KiB packets %llu retries %llu hits %llu\n",
+	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us user %.2f system %.2f "
+	       "p50 %.2f ms p99 %.2f ms max %.2f ms rss %ld KiB packets %llu retries %llu hits %llu\n",
 	       finished, failed, (double)finished / seconds, user + kernel, user, kernel,
 	       latencies_us[finished / 2] / 1e3, latencies_us[finished * 99 / 100] / 1e3,
 	       latencies_us[finished - 1] / 1e3, usage.ru_maxrss,
@@ -106,6 +123,7 @@ static void parse(int argc, char **argv, struct kloop_resolver_options *options)
 		{ "concurrency", required_argument, NULL, 'c' },
 		{ "hot", no_argument, NULL, 'h' },
 		{ "ipv4", no_argument, NULL, '4' },
+		{ "watch", no_argument, NULL, 'w' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int which;
@@ -121,9 +139,11 @@ static void parse(int argc, char **argv, struct kloop_resolver_options *options)
 			hot = true;
 		else if (which == '4')
 			one_family = true;
+		else if (which == 'w')
+			watched = true;
 		else
 			kl_bench_die("usage: --server PORT... [--count N] [--concurrency N] "
-				     "[--hot] [--ipv4]");
+				     "[--hot] [--ipv4] [--watch]");
 	}
 }
 
@@ -142,6 +162,8 @@ int main(int argc, char **argv)
 	if (!slots || !latencies_us || kloop_loop_new(NULL, &loop) < 0 ||
 	    kloop_resolver_new(loop, options, &resolver) < 0)
 		kl_bench_die("no loop");
+	/* So that it is there from the start. */
+	memset(latencies_us, 0xff, count * sizeof(*latencies_us));
 	kl_bench_raise_descriptors();
 	getrusage(RUSAGE_SELF, &before);
 	begin = kloop_now();

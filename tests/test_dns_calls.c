@@ -119,7 +119,8 @@ static void on_message(struct kloop_lookup *lookup, int result, struct kloop_dns
 static void look_up(struct kloop_loop *own, int family)
 {
 	const struct addrinfo hints = { .ai_family = family, .ai_socktype = SOCK_STREAM };
-	const struct sockaddr_in someone = { .sin_family = AF_INET, .sin_addr = { htonl(0x7f000001) } };
+	const struct sockaddr_in someone = { .sin_family = AF_INET,
+					     .sin_addr = { htonl(INADDR_LOOPBACK) } };
 	struct kloop_lookup lookups[32], name, query;
 
 	for (int i = 0; i < 32; i++) {
@@ -214,8 +215,9 @@ START_TEST(no_thread_and_no_waiting)
 	while (waitpid(pid, &status, WNOHANG) == 0)
 		kt_turn(loop, 5 * KT_MS);
 	kt_files_close(&files);
-	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %#x%s", (unsigned)status,
-		      WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS ? ": a call that is denied" : "");
+	ck_assert_msg(!WIFSIGNALED(status) || WTERMSIG(status) != SIGSYS, "a call that is denied");
+	ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %#x",
+		      (unsigned)status);
 }
 END_TEST
 
@@ -251,10 +253,15 @@ static void use_nothing(void)
 
 START_TEST(the_filter_bites)
 {
-	static void (*const uses[])(void) = { use_poll, use_recv, use_clone, use_connect, use_nothing };
+	static void (*const uses[])(void) = { use_poll, use_recv, use_clone, use_connect,
+					      use_nothing };
 	int status;
 	pid_t pid;
 
+	if (kt_under_valgrind()) {
+		printf("left out under valgrind, which makes calls of its own\n");
+		return;
+	}
 	make_filter(false);
 	pid = fork();
 	if (pid == 0) {

@@ -72,6 +72,7 @@ static void check(struct kl_sources *sources, const uint8_t address[16])
 /* Addresses on all sides of the borders of what the kernel has, and any others. */
 static void draw(const struct kl_sources *sources, uint64_t *state, uint8_t address[16])
 {
+	static const uint8_t first[] = { 10, 127, 192, 172, 0, 224, 255 };
 	unsigned which = kt_random(state) % 4;
 
 	for (int i = 0; i < 16; i++)
@@ -91,7 +92,7 @@ static void draw(const struct kl_sources *sources, uint64_t *state, uint8_t addr
 	if (which == 2 || (which == 3 && kt_random(state) % 2)) {
 		memcpy(address, mapped, 12);
 		if (kt_random(state) % 2)
-			address[12] = (uint8_t[]){ 10, 127, 192, 172, 0, 224, 255 }[kt_random(state) % 7];
+			address[12] = first[kt_random(state) % KT_COUNT(first)];
 	}
 }
 

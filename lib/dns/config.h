@@ -8,6 +8,7 @@
 
 #include <kloop/dns.h>
 
+#include <endian.h>
 #include <netinet/in.h>
 #include <string.h>
 
@@ -224,6 +225,18 @@ static inline struct in6_addr kl_ip6(const void *bytes)
 
 	memcpy(&address, bytes, sizeof(address));
 	return address;
+}
+
+/* How many bits two addresses have in common, from the first one on. */
+static inline unsigned kl_common_bits(const uint8_t a[16], const uint8_t b[16])
+{
+	uint64_t x[2], y[2];
+
+	memcpy(x, a, sizeof(x));
+	memcpy(y, b, sizeof(y));
+	if (x[0] != y[0])
+		return (unsigned)__builtin_clzll(be64toh(x[0] ^ y[0]));
+	return x[1] != y[1] ? 64 + (unsigned)__builtin_clzll(be64toh(x[1] ^ y[1])) : 128;
 }
 
 /* ---- numeric addresses -------------------------------------------------- */

@@ -272,7 +272,9 @@ static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply
 	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, finder->resolver->now_ns);
 	if (ttl_s < finder->ttl_s)
 		finder->ttl_s = ttl_s;
-	return ret == 0 ? note_canonical(finder, answer->aliased ? walk.target : finder->name) : ret;
+	if (ret < 0)
+		return ret;
+	return note_canonical(finder, answer->aliased ? walk.target : finder->name);
 }
 
 static int take_replies(struct kl_finder *finder, const struct kl_reply replies[2])

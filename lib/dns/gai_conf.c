@@ -118,11 +118,8 @@ int kl_prefixes_match(const struct kl_prefixes *prefixes, const uint8_t address[
 {
 	for (unsigned i = 0; i < prefixes->count; i++) {
 		const struct kl_prefix *prefix = &prefixes->prefixes[i];
-		unsigned whole = prefix->bits / 8, rest = prefix->bits % 8;
 
-		if (memcmp(prefix->address, address, whole) != 0)
-			continue;
-		if (rest == 0 || ((prefix->address[whole] ^ address[whole]) >> (8 - rest)) == 0)
+		if (kl_common_bits(prefix->address, address) >= prefix->bits)
 			return prefix->value;
 	}
 	return 0;

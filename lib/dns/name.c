@@ -98,15 +98,50 @@ static uint64_t lower8(uint64_t x)
 	return x | upper >> 2;
 }
 
+/* The same, and large where a byte of mask has its highest bit. */
+static uint64_t mix8(uint64_t x, uint64_t mask)
+{
+	const uint64_t ones = UINT64_C(0x0101010101010101);
+	uint64_t lower = lower8(x), low = lower & (0x7f * ones);
+	uint64_t from_a = low + (0x80 - 'a') * ones;
+	uint64_t above_z = low + (0x7f - 'z') * ones;
+	uint64_t letters = (from_a & ~above_z & ~lower) & (0x80 * ones);
+
+	return lower ^ (letters & mask) >> 2;
+}
+
+void kl_name_mix_case(uint8_t *name, size_t bytes, const uint8_t *bits)
+{
+	/* Lengths of labels are no letters. */
+	for (size_t i = 0; i < bytes; i += 8) {
+		size_t part = bytes - i < 8 ? bytes - i : 8;
+		uint64_t x = 0, mask = 0;
+
+		memcpy(&x, name + i, part);
+		for (unsigned j = 0; j < 8; j++)
+			mask |= (uint64_t)!(bits[i / 8] >> j & 1) << (8 * j + 7);
+		x = mix8(x, mask);
+		memcpy(name + i, &x, part);
+	}
+}
+
 bool kl_same_text(const uint8_t *a, const uint8_t *b, size_t bytes)
 {
 	uint64_t x, y;
 
-	for (; bytes >= 8; bytes -= 8, a += 8, b += 8) {
+	while (bytes >= 8) {
+		/* The last part begins where it may, inside the one before it. */
+		size_t step = bytes >= 16 || bytes == 8 ? 8 : bytes - 8;
+
 		memcpy(&x, a, 8);
 		memcpy(&y, b, 8);
 		if (x != y && lower8(x) != lower8(y))
 			return false;
+		if (bytes == 8)
+			return true;
+		bytes -= step;
+		a += step;
+		b += step;
 	}
 	for (; bytes != 0; bytes--, a++, b++) {
 		if (kl_lower(*a) != kl_lower(*b))

@@ -38,6 +38,9 @@ bool kl_name_is_below(const uint8_t *name, const uint8_t *ancestor);
 /* Copy with all letters small. to may be from. */
 void kl_name_lower(uint8_t *to, const uint8_t *from, size_t bytes);
 
+/* Give each letter the case that its bit says: 1 for small. */
+void kl_name_mix_case(uint8_t *name, size_t bytes, const uint8_t *bits);
+
 /*
  * May the name be handed on as a host's? Letters, digits, '-' and '_' only, and
  * no '-' at its beginning; the root is none.

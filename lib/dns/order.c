@@ -347,43 +347,46 @@ static int scope_of(const struct kl_gai *gai, int family, const uint8_t address[
 	return IN6_IS_ADDR_SITELOCAL(&ip6) ? 5 : 14;
 }
 
-static unsigned common_bits(const uint8_t *a, const uint8_t *b, unsigned bytes)
-{
-	for (unsigned i = 0; i < bytes; i++) {
-		if (a[i] != b[i])
-			return i * 8 + (unsigned)__builtin_clz((unsigned)(a[i] ^ b[i])) - 24;
-	}
-	return bytes * 8;
-}
-
+/* What can be said without knowing the source. */
 static void rank(const struct kl_gai *gai, const struct kl_found_address *found,
 		 struct ranked *ret_ranked)
 {
-	const uint8_t *source = found->source;
-	uint8_t mapped[16];
+	uint8_t address[16];
 
 	if (found->family == AF_INET)
-		map4(found->address, mapped);
+		map4(found->address, address);
 	else
-		memcpy(mapped, found->address, 16);
+		memcpy(address, found->address, 16);
 	ret_ranked->found = *found;
-	ret_ranked->scope = scope_of(gai, found->family, mapped);
-	ret_ranked->label = kl_prefixes_match(&gai->labels, mapped);
-	ret_ranked->precedence = kl_prefixes_match(&gai->precedences, mapped);
+	ret_ranked->scope = scope_of(gai, found->family, address);
+	ret_ranked->label = kl_prefixes_match(&gai->labels, address);
+	ret_ranked->precedence = kl_prefixes_match(&gai->precedences, address);
 	ret_ranked->source_scope = ret_ranked->source_label = -1;
 	ret_ranked->common = 0;
+}
+
+/* And the rest, once it was looked for. */
+static void rank_source(const struct kl_gai *gai, const struct kl_found_address *found,
+			struct ranked *ranked)
+{
+	const uint8_t *source = found->source;
+	uint8_t address[16];
+
+	ranked->found = *found;
 	if (!found->reachable)
 		return;
-	ret_ranked->source_scope = scope_of(gai, found->family, source);
-	ret_ranked->source_label = kl_prefixes_match(&gai->labels, source);
+	ranked->source_scope = scope_of(gai, found->family, source);
+	ranked->source_label = kl_prefixes_match(&gai->labels, source);
 	if (found->family == AF_INET6) {
-		ret_ranked->common = common_bits(mapped, source, 16);
+		ranked->common = kl_common_bits(found->address, source);
 	} else {
 		/* With IPv4 it counts only inside the network of the source. */
 		unsigned prefix = found->local ? found->local->prefix : 0;
-		unsigned common = common_bits(mapped + 12, source + 12, 4);
+		unsigned common;
 
-		ret_ranked->common = common >= prefix ? common : 0;
+		map4(found->address, address);
+		common = kl_common_bits(address, source) - 96;
+		ranked->common = common >= prefix ? common : 0;
 	}
 }
 
@@ -436,10 +439,10 @@ static void order_two(struct kl_routes *routes, const struct kl_gai *gai,
 	rank(gai, &addresses[1], &ranked[1]);
 	first = ranked[1].precedence > ranked[0].precedence;
 	probe(routes, &addresses[first]);
-	rank(gai, &addresses[first], &ranked[first]);
+	rank_source(gai, &addresses[first], &ranked[first]);
 	if (!wins_alone(&ranked[first], &ranked[!first])) {
 		probe(routes, &addresses[!first]);
-		rank(gai, &addresses[!first], &ranked[!first]);
+		rank_source(gai, &addresses[!first], &ranked[!first]);
 		first = compare(&ranked[0], &ranked[1]) > 0;
 	}
 	addresses[0] = ranked[first].found;
@@ -468,8 +471,10 @@ void kl_order(struct kl_routes *routes, const struct kl_gai *gai,
 	ranked = kl_malloc(count * sizeof(*ranked));
 	if (!ranked)
 		return; /* in the order of the answer */
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
 		rank(gai, &addresses[i], &ranked[i]);
+		rank_source(gai, &addresses[i], &ranked[i]);
+	}
 	qsort(ranked, count, sizeof(*ranked), compare);
 	for (size_t i = 0; i < count; i++)
 		addresses[i] = ranked[i].found;

@@ -17,14 +17,7 @@ static int randomize_case(struct kl_query *query)
 	ret = kl_random_fill(&query->resolver->random, bits, (query->name_bytes + 7u) / 8);
 	if (ret < 0)
 		return ret;
-	for (unsigned i = 0; i < query->name_bytes; i++) {
-		uint8_t lower = kl_lower(query->cased[i]);
-
-		/* Lengths of labels are no letters. */
-		if (lower >= 'a' && lower <= 'z')
-			query->cased[i] = bits[i / 8] >> (i % 8) & 1 ? lower :
-								       (uint8_t)(lower - 32);
-	}
+	kl_name_mix_case(query->cased, query->name_bytes, bits);
 	return 0;
 }
 

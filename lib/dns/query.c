@@ -499,7 +499,8 @@ static void go_tcp(struct kl_query *query, unsigned index, unsigned server)
 	if (kl_tcp_ask(query, server, index) < 0)
 		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
 	else
-		arm(query, query->deadline_ns = query->resolver->now_ns + query->config->timeout_ns);
+		arm(query, query->deadline_ns = query->resolver->now_ns +
+						query->config->timeout_ns);
 }
 
 /* The answer of glibc's servers that cannot parse a question at all. */
@@ -612,7 +613,8 @@ static void note_overtaken(struct kl_query *query, unsigned index,
 	servers &= ~(1u << incoming->server);
 	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
 		if (servers & 1)
-			kl_server_missed(&query->config->servers[i], query->resolver->now_ns, false);
+			kl_server_missed(&query->config->servers[i],
+					 query->resolver->now_ns, false);
 	}
 }
 

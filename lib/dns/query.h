@@ -15,7 +15,7 @@ struct kl_question {
 	uint16_t type;
 	bool done;
 	bool stale;       /* the answer is one whose time is over */
-	uint8_t tcp;      /* servers, by bits, that were asked over a connection and owe an answer */
+	uint8_t tcp;      /* servers, by bits, that owe an answer over a connection */
 	uint8_t failed;   /* servers, by bits, that gave no usable answer */
 	int failure;      /* what to tell if none does */
 	unsigned rcode;   /* behind the failure */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 #include "sources.h"
 
-#include <endian.h>
+#include "config.h"
+
 #include <errno.h>
 #include <linux/fib_rules.h>
 #include <linux/if_addrlabel.h>
@@ -27,17 +28,6 @@ int kl_netlink_open(unsigned groups)
 }
 
 /* ---- prefixes ------------------------------------------------------------- */
-
-static unsigned common_bits(const uint8_t a[16], const uint8_t b[16])
-{
-	uint64_t x[2], y[2];
-
-	memcpy(x, a, sizeof(x));
-	memcpy(y, b, sizeof(y));
-	if (x[0] != y[0])
-		return (unsigned)__builtin_clzll(be64toh(x[0] ^ y[0]));
-	return x[1] != y[1] ? 64 + (unsigned)__builtin_clzll(be64toh(x[1] ^ y[1])) : 128;
-}
 
 static void add(struct kl_sources *sources, int family, const void *address, size_t bytes,
 		unsigned bits)
@@ -169,7 +159,8 @@ static void dump(struct kl_sources *sources, int fd, unsigned type, int family)
 		struct nlmsghdr header;
 		struct rtmsg message; /* the longest of the three kinds */
 	} request = {
-		.header = { .nlmsg_type = (uint16_t)type, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+		.header = { .nlmsg_type = (uint16_t)type,
+			    .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.message = { .rtm_family = (uint8_t)family },
 	};
 	_Alignas(struct nlmsghdr) char buffer[32768];
@@ -225,7 +216,7 @@ static unsigned depth(const struct kl_sources *sources, const uint8_t address[16
 
 	for (unsigned i = 0; i < sources->count; i++) {
 		const struct kl_source_prefix *prefix = &sources->prefixes[i];
-		unsigned common = common_bits(prefix->address, address);
+		unsigned common = kl_common_bits(prefix->address, address);
 
 		if (common >= prefix->bits)
 			common = prefix->bits;

@@ -53,7 +53,7 @@ struct kl_tcp {
 };
 
 /* tcp-connect.c */
-/* Connect to a server of a configuration: it takes questions from here on. 0 or a negative errno. */
+/* Connect to a server: it takes questions from here on. 0 or a negative errno. */
 int kl_tcp_connect(struct kloop_resolver *resolver, struct kl_config *config, unsigned position);
 /* No question goes to it any more; it ends when it has no others. */
 void kl_tcp_detach(struct kl_tcp *tcp);

@@ -367,7 +367,8 @@ static int receive_some(struct kl_flight *flight)
 		messages[i].msg_hdr.msg_iovlen = 1;
 	}
 	kl_loop_count_direct(resolver->loop);
-	count = recvmmsg(flight->fd, messages, flight->query->count, MSG_DONTWAIT | MSG_TRUNC, NULL);
+	count = recvmmsg(flight->fd, messages, flight->query->count, MSG_DONTWAIT | MSG_TRUNC,
+			 NULL);
 	if (count < 0)
 		return -errno;
 	for (int i = 0; i < count && flight->query && is_open(flight); i++)
@@ -427,8 +428,11 @@ static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
 		return;
 	kl_resolver_tick(resolver);
 	flight->busy = true;
-	for (int i = 0; i < DATAGRAMS_PER_TURN && error == 0 && flight->query && is_open(flight); i++)
+	for (int i = 0; i < DATAGRAMS_PER_TURN && error == 0; i++) {
+		if (!flight->query || !is_open(flight))
+			break;
 		error = receive_some(flight);
+	}
 	flight->busy = false;
 	if (!flight->query) {
 		free_flight(flight);
