@@ -306,6 +306,7 @@ static PyMethodDef loop_methods[] = {
 	  METH_VARARGS | METH_KEYWORDS, "Have another resolver from now on, with these options." },
 	{ "_flush_names", kl_loop_flush_names, METH_O, "Forget answers for a name, or all (None)." },
 	{ "_reload_names", kl_loop_reload_names, METH_NOARGS, "Have the system's files read again." },
+	{ "_name_servers", kl_loop_name_servers, METH_NOARGS, "What is known about servers." },
 	{ "_resolver_stats", kl_loop_resolver_stats, METH_NOARGS, "The resolver's counters." },
 	FAST("_file_open", kl_loop_file_open,
 	     "_file_open($self, path, flags, mode, /)\n--\n\nOpen a file; its descriptor."),
