@@ -34,7 +34,7 @@ SILENT_PORT = 5399
 FILES = {"nsswitch.conf": "hosts: files dns\n", "hosts": "127.0.0.1 localhost\n"}
 VARIANTS = {"c": "kLoop in C", "kloop": "kLoop", "asyncio": "asyncio", "uvloop": "uvloop"}
 LINE = re.compile(r"lookups (?P<lookups>\d+) failed (?P<failed>\d+) rate (?P<rate>\d+)/s "
-                  r"cpu (?P<cpu_us>[\d.]+) us p50 (?P<p50_ms>[\d.]+) ms p99 (?P<p99_ms>[\d.]+) ms "
+                  r"cpu (?P<cpu_us>[\d.]+) us .*?p50 (?P<p50_ms>[\d.]+) ms p99 (?P<p99_ms>[\d.]+) ms "
                   r"max [\d.]+ ms rss (?P<rss_kib>\d+) KiB")
 
 

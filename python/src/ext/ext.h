@@ -172,6 +172,8 @@ typedef struct {
 	PyObject *resolver_failure;  /* str: why there can be no resolver; or NULL */
 	unsigned long long system_lookups; /* that went to the executor */
 	bool system_resolver;              /* all go there */
+	bool strict_resolver; /* none goes there by itself: TLS was asked for, and it has none */
+
 	/* file.c: calls on files in the ring, each with a reference of the loop's. */
 	struct kl_file_call *file_calls;
 
@@ -360,6 +362,7 @@ PyObject *kl_loop_set_resolver(PyObject *self, PyObject *args, PyObject *kwargs)
 PyObject *kl_loop_flush_names(PyObject *self, PyObject *name);
 PyObject *kl_loop_reload_names(PyObject *self, PyObject *ignored);
 PyObject *kl_loop_resolver_stats(PyObject *self, PyObject *ignored);
+PyObject *kl_loop_name_servers(PyObject *self, PyObject *ignored);
 PyObject *kl_dns_text_py(PyObject *module, PyObject *code);
 /* After the ring is gone, and with it all lookups. */
 void kl_resolver_close(LoopObject *self);

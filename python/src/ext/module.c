@@ -82,9 +82,11 @@ static PyMethodDef module_methods[] = {
 	{ "_tls_refusal", kl_tls_refusal_py, METH_NOARGS,
 	  "Why TLS goes through asyncio's sslproto; None if it does not." },
 	{ "_tls_refuse", kl_tls_refuse_py, METH_O,
+	  "_tls_refuse($module, why, /)\n--\n\n"
 	  "For tests: have it go there for this reason, or not (None)." },
 	{ "_dns_text", kl_dns_text_py, METH_O,
-	  "_dns_text(code): the code of getaddrinfo(3) for one of libkloop, and what it means." },
+	  "_dns_text($module, code, /)\n--\n\n"
+	  "The code of getaddrinfo(3) for one of libkloop, and what it means." },
 	{ "_tls_prove", kl_tls_prove_py, METH_VARARGS,
 	  "_tls_prove(path, context, inner): the proof behind _tls_refusal(), of these objects." },
 	{ NULL, NULL, 0, NULL },

@@ -58,7 +58,9 @@ int kl_resolver_get(LoopObject *loop, struct kl_resolver_use **ret_use)
 			Py_XSETREF(loop->resolver_failure,
 				   PyUnicode_FromFormat("libkloop can make no resolver: %s",
 							kloop_strerror(code)));
-			return loop->resolver_failure == NULL ? -1 : 0;
+			if (loop->strict_resolver && loop->resolver_failure != NULL)
+				PyErr_SetObject(PyExc_OSError, loop->resolver_failure);
+			return loop->resolver_failure == NULL || loop->strict_resolver ? -1 : 0;
 		}
 		Py_CLEAR(loop->resolver_failure);
 		loop->resolver = use;
@@ -107,7 +109,7 @@ int kl_resolves_traverse(LoopObject *loop, visitproc visit, void *arg)
 
 /* ---- options ----------------------------------------------------------- */
 
-/* (address, port, transport) each; 0, a negative code, or 1 with a Python error set. */
+/* (address, port, transport, name, flags) each; 0, a negative code, or 1 with an error set. */
 static int set_servers(struct kloop_resolver_options *options, PyObject *servers)
 {
 	Py_ssize_t i;
@@ -116,14 +118,17 @@ static int set_servers(struct kloop_resolver_options *options, PyObject *servers
 	for (i = 0; code == 0 && i < PyTuple_GET_SIZE(servers); i++) {
 		struct kloop_address address;
 		unsigned short port;
-		unsigned transport;
-		const char *text;
+		unsigned transport, flags;
+		const char *text, *name;
 
-		if (!PyArg_ParseTuple(PyTuple_GET_ITEM(servers, i), "sHI", &text, &port,
-				      &transport))
+		if (!PyArg_ParseTuple(PyTuple_GET_ITEM(servers, i), "sHIzI", &text, &port,
+				      &transport, &name, &flags))
 			return 1;
 		code = kloop_address_parse(text, port, &address);
-		if (code == 0)
+		if (code == 0 && transport == KLOOP_DNS_TLS)
+			code = kloop_resolver_options_add_tls_server(options, &address, name,
+								     flags);
+		else if (code == 0)
 			code = kloop_resolver_options_add_server(options, &address, transport);
 		if (code < 0) {
 			PyErr_Format(PyExc_ValueError, "%s is no server for names: %s", text,
@@ -159,24 +164,68 @@ static int set_files(struct kloop_resolver_options *options, PyObject *files)
 	return code;
 }
 
+/* Certificates to trust in place of the system's: as set_servers(). */
+static int set_trust(struct kloop_resolver_options *options, PyObject *path)
+{
+	struct kloop_tls_context *context;
+	PyObject *bytes;
+	int code;
+
+	if (path == Py_None)
+		return 0;
+	if (!PyUnicode_FSConverter(path, &bytes))
+		return 1;
+	code = kloop_tls_context_new(KLOOP_TLS_CLIENT, &context);
+	if (code == 0) {
+		code = kloop_tls_context_load_trust(context, PyBytes_AS_STRING(bytes), NULL);
+		if (code == 0)
+			kloop_resolver_options_set_tls_context(options, context);
+		kloop_tls_context_unref(context);
+	}
+	Py_DECREF(bytes);
+	if (code >= 0)
+		return code;
+	if (code < -4095) {
+		PyErr_Format(PyExc_ValueError, "%R: %s", path, kloop_strerror(code));
+	} else {
+		errno = -code;
+		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+	}
+	return 1;
+}
+
+static bool has_tls(PyObject *servers)
+{
+	Py_ssize_t i;
+
+	for (i = 0; i < PyTuple_GET_SIZE(servers); i++) {
+		PyObject *transport = PyTuple_GET_ITEM(PyTuple_GET_ITEM(servers, i), 2);
+
+		if (PyLong_AsLong(transport) == KLOOP_DNS_TLS)
+			return true;
+	}
+	return false;
+}
+
 /* _set_resolver(*, servers, files, timeout_ns, attempts, ...): see Resolver.configure(). */
 PyObject *kl_loop_set_resolver(PyObject *op, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = { "servers", "files", "timeout_ns", "attempts", "cache_bytes",
 				 "max_ttl", "max_negative_ttl", "serve_stale", "max_queries",
-				 "check_ns", "flags", NULL };
+				 "check_ns", "flags", "trust", "idle_ns", NULL };
 	LoopObject *self = (LoopObject *)op;
 	struct kloop_resolver_options *options = NULL;
-	PyObject *servers, *files;
-	unsigned long long timeout_ns, check_ns;
+	PyObject *servers, *files, *trust;
+	unsigned long long timeout_ns, check_ns, idle_ns;
 	unsigned attempts, max_ttl, max_negative_ttl, stale, max_queries, flags;
 	Py_ssize_t cache_bytes;
 	int code;
 
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!KInIIIIKI:_set_resolver", names,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!KInIIIIKIOK:_set_resolver", names,
 					 &PyTuple_Type, &servers, &PyTuple_Type, &files,
 					 &timeout_ns, &attempts, &cache_bytes, &max_ttl,
-					 &max_negative_ttl, &stale, &max_queries, &check_ns, &flags))
+					 &max_negative_ttl, &stale, &max_queries, &check_ns, &flags,
+					 &trust, &idle_ns))
 		return NULL;
 	if (kl_check_closed(self) < 0)
 		return NULL;
@@ -189,6 +238,8 @@ PyObject *kl_loop_set_resolver(PyObject *op, PyObject *args, PyObject *kwargs)
 		code = set_servers(options, servers);
 	if (code == 0)
 		code = set_files(options, files);
+	if (code == 0)
+		code = set_trust(options, trust);
 	if (code == 0)
 		code = kloop_resolver_options_set_timeout(options, timeout_ns, attempts);
 	if (code == 0)
@@ -204,6 +255,8 @@ PyObject *kl_loop_set_resolver(PyObject *op, PyObject *args, PyObject *kwargs)
 	}
 	kloop_resolver_options_set_check(options, check_ns);
 	kloop_resolver_options_set_flags(options, flags);
+	kloop_resolver_options_set_idle_timeout(options, idle_ns);
+	self->strict_resolver = has_tls(servers);
 	kloop_resolver_options_free(self->resolver_options);
 	self->resolver_options = options;
 	retire(self);
@@ -259,13 +312,53 @@ PyObject *kl_loop_resolver_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
 	if (code < 0)
 		return kl_raise(self->state, code);
 #define COUNTER(name) #name, (unsigned long long)s.name
-	return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsK}", COUNTER(lookups),
+	return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsK}", COUNTER(lookups),
 			     COUNTER(immediate), COUNTER(queries), COUNTER(joined),
 			     COUNTER(packets_sent), COUNTER(packets_received),
 			     COUNTER(packets_refused), COUNTER(retries), COUNTER(timeouts),
 			     COUNTER(tcp_connections), COUNTER(cache_hits), COUNTER(cache_misses),
 			     COUNTER(cache_stale), COUNTER(cache_entries), COUNTER(cache_bytes),
 			     COUNTER(prefetches), COUNTER(reloads), COUNTER(in_flight),
-			     COUNTER(waiting), "system", self->system_lookups);
+			     COUNTER(waiting), COUNTER(tls_connections), COUNTER(tls_resumed),
+			     COUNTER(tls_failures), "system", self->system_lookups);
 #undef COUNTER
+}
+
+/* ((address, port), transport, name, flags, usual time in ns, error) */
+static PyObject *server_to_python(const struct kloop_dns_server_info *info)
+{
+	PyObject *address = kl_address_to_python(&info->address);
+
+	return address == NULL ? NULL
+			       : Py_BuildValue("(NIzIKs)", address, info->transport, info->name,
+					       info->flags, (unsigned long long)info->rtt_ns,
+					       info->reason);
+}
+
+PyObject *kl_loop_name_servers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+	LoopObject *self = (LoopObject *)op;
+	struct kloop_dns_server_info info;
+	PyObject *list;
+	unsigned i;
+	int code = 0;
+
+	if (kl_check_closed(self) < 0)
+		return NULL;
+	list = PyList_New(0);
+	for (i = 0; list != NULL && self->resolver != NULL; i++) {
+		PyObject *server;
+
+		code = kloop_resolver_get_server(self->resolver->resolver, i, &info, sizeof(info));
+		if (code < 0)
+			break;
+		server = server_to_python(&info);
+		if (server == NULL || PyList_Append(list, server) < 0)
+			Py_CLEAR(list);
+		Py_XDECREF(server);
+	}
+	if (code == 0 || code == -ENOENT || code == -EAGAIN)
+		return list;
+	Py_XDECREF(list);
+	return kl_raise(self->state, code);
 }

@@ -206,10 +206,14 @@ static int delegate_names(struct kl_resolve *self)
 	return self->base.delegate == NULL ? -1 : 0;
 }
 
-/* Results that say nothing of the name: libkloop cannot find out here. */
-static bool is_beyond_us(int result)
+/*
+ * Results that say nothing of the name: libkloop cannot find out here. Who asked
+ * for TLS is not served without.
+ */
+static bool is_beyond_us(const struct kl_resolve *self, int result)
 {
-	return result == KLOOP_ERROR_DNS_NSS || result == -EOPNOTSUPP || result == -ENOSYS;
+	return !self->base.loop->strict_resolver &&
+	       (result == KLOOP_ERROR_DNS_NSS || result == -EOPNOTSUPP || result == -ENOSYS);
 }
 
 /* ---- getaddrinfo() ----------------------------------------------------- */
@@ -233,7 +237,7 @@ static int take_addresses(struct kl_resolve *self, int result, PyObject **ret_re
 {
 	struct kl_state *state = self->base.loop->state;
 
-	if (is_beyond_us(result))
+	if (is_beyond_us(self, result))
 		return delegate_addresses(self);
 	if (result < 0)
 		return kl_raise_lookup(state, result);
@@ -353,7 +357,7 @@ static int go_names(struct kl_await *base, PyObject **ret_result)
 
 	if (base->state == KL_AWAIT_NEW)
 		return start_names(self);
-	if (is_beyond_us(self->result))
+	if (is_beyond_us(self, self->result))
 		return delegate_names(self);
 	if (self->result < 0)
 		return kl_raise_lookup(base->loop->state, self->result);

@@ -20,7 +20,7 @@ from ._binary_file import BinaryFile
 from ._files import open
 from ._kloop import Handle, IoUringUnavailable, TimerHandle, info
 from ._records import DnsRecord
-from ._resolver import DnsAnswer, DnsError, DnsServer, Resolver
+from ._resolver import DnsAnswer, DnsError, DnsServer, DnsServerState, Resolver
 from ._text_file import TextFile
 from .loop import Loop
 from .runners import new_event_loop, run
@@ -33,6 +33,7 @@ __all__ = [
     "DnsError",
     "DnsRecord",
     "DnsServer",
+    "DnsServerState",
     "Handle",
     "IoUringUnavailable",
     "Loop",

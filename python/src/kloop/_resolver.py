@@ -18,7 +18,10 @@ from typing import Any
 from . import _kloop
 from ._records import DnsRecord, make_record, type_name, type_number
 
-_TRANSPORTS = {"udp": 0, "tcp": 1}
+_TRANSPORTS = {"udp": 0, "tcp": 1, "tls": 2}
+_OPPORTUNISTIC = 1
+# Bits of kloop_dns_server_info.flags.
+_DOWN, _CONNECTED, _AUTHENTICATED = 1, 2, 4
 _FILES = ("resolv.conf", "hosts", "nsswitch.conf", "services", "gai.conf", "host.conf")
 _DAY = 86400
 # Bits of enum kloop_resolver_flag, which say what is left out.
@@ -35,8 +38,8 @@ class DnsError(socket.gaierror):
     errno: the code of getaddrinfo() for it, socket.EAI_NONAME and so on.
     code: libkloop's own, KLOOP_ERROR_DNS_* in C, which tells more cases apart.
     name, type: what was asked.
-    answer: what the server said about "there is no such name" and "it has no such
-        records", with the response code and the Extended DNS Error; else None.
+    answer: what the server said: that there is no such name, no such record, or
+        that it failed, with the response code and the Extended DNS Error; or None.
     """
 
     code: int
@@ -54,12 +57,18 @@ class DnsError(socket.gaierror):
 class DnsServer:
     """A name server: a numeric address, a port, and how it is asked.
 
-    transport: "udp" (and TCP for what does not fit) or "tcp".
+    port: default 53, and 853 for "tls".
+    transport: "udp" (and TCP for what does not fit), "tcp" or "tls" (RFC 7858).
+    name: of a "tls" server: what its certificate must be for; None: its address.
+    authenticate: False encrypts and asks for no certificate ("tls" alone), which
+        protects from nobody who can take the server's place.
     """
 
     address: str
-    port: int = 53
+    port: int = 0
     transport: str = "udp"
+    name: str | None = None
+    authenticate: bool = True
 
     def __post_init__(self) -> None:
         try:
@@ -67,21 +76,26 @@ class DnsServer:
         except ValueError:
             raise ValueError(
                 f"a server is given by its numeric address, not {self.address!r}") from None
+        if self.transport not in _TRANSPORTS:
+            raise ValueError(
+                f"servers are asked by 'udp', 'tcp' or 'tls', not {self.transport!r}")
+        if self.port == 0 and isinstance(self.port, int):
+            object.__setattr__(self, "port", 853 if self.transport == "tls" else 53)
         if not isinstance(self.port, int) or not 0 < self.port < 65536:
             raise ValueError(f"ports are 1 to 65535, not {self.port!r}")
-        if self.transport == "tls":
-            raise ValueError("this version of kloop has no DNS over TLS")
-        if self.transport not in _TRANSPORTS:
-            raise ValueError(f"servers are asked by 'udp' or 'tcp', not {self.transport!r}")
+        if self.transport != "tls" and (self.name is not None or not self.authenticate):
+            raise ValueError("'tls' servers alone have a name, or are not authenticated")
+        if self.name is not None and (not self.authenticate or not self.name):
+            raise ValueError("a name is for a server that is authenticated by it")
 
     @classmethod
     def parse(cls, text: str) -> DnsServer:
-        """Out of "address", "address:port", "[address]:port" or "tcp://address:port"."""
+        """Out of "address", "address:port", "[address]:port" or "tls://address:port#name"."""
         transport, mark, rest = text.partition("://")
         if not mark:
             transport, rest = "udp", text
-        rest, name_mark, _ = rest.partition("#")
-        if name_mark and transport != "tls":
+        rest, name_mark, name = rest.partition("#")
+        if name_mark and (transport != "tls" or not name):
             raise ValueError(f"{text!r}: a name after '#' is for tls:// alone")
         if rest.startswith("["):
             address, bracket, port = rest[1:].partition("]")
@@ -94,11 +108,51 @@ class DnsServer:
             address, mark, port = rest, "", ""
         if mark and not (port.isascii() and port.isdigit()):
             raise ValueError(f"{text!r}: the port must be a number")
-        return cls(address, int(port) if mark else 53, transport)
+        if mark and not 0 < int(port) < 65536:
+            raise ValueError(f"ports are 1 to 65535, not {port}")
+        return cls(address, int(port or 0), transport, name or None)
 
     def __str__(self) -> str:
         address = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{self.transport}://{address}:{self.port}"
+        name = f"#{self.name}" if self.name else ""
+        return f"{self.transport}://{address}:{self.port}{name}"
+
+    def _parts(self) -> tuple[str, int, int, str | None, int]:
+        return (self.address, self.port, _TRANSPORTS[self.transport], self.name,
+                0 if self.authenticate else _OPPORTUNISTIC)
+
+
+@dataclass(frozen=True)
+class DnsServerState:
+    """What a resolver knows about a server.
+
+    server: which one.
+    down: it did not answer lately, and is asked last.
+    connected: there is a connection by TCP or TLS.
+    authenticated: there is one by TLS, and the server is who it should be.
+    rtt: its usual time for an answer in seconds, or None.
+    error: why the last connection by TCP or TLS failed, or "".
+    """
+
+    server: DnsServer
+    down: bool
+    connected: bool
+    authenticated: bool
+    rtt: float | None
+    error: str
+
+
+def _make_state(server: DnsServer | None, address: tuple, transport: int, name: str | None,
+                flags: int, rtt_ns: int, error: str) -> DnsServerState:
+    if server is None:  # of resolv.conf
+        host = address[0]
+        if len(address) == 4 and address[3]:
+            host += f"%{address[3]}"
+        known = [word for word, number in _TRANSPORTS.items() if number == transport]
+        server = DnsServer(host, address[1], known[0], name)
+    return DnsServerState(
+        server=server, down=bool(flags & _DOWN), connected=bool(flags & _CONNECTED), authenticated=bool(flags & _AUTHENTICATED),
+        rtt=rtt_ns / 1e9 if rtt_ns else None, error=error)
 
 
 @dataclass(frozen=True)
@@ -225,13 +279,15 @@ _CHECKS = {
     "max_negative_ttl": lambda name, value: _number(name, value, 0, _DAY),
     "serve_stale": lambda name, value: _number(name, value, 0, _DAY),
     "check_interval": lambda name, value: _seconds(name, value, 0, _DAY),
+    "idle_timeout": lambda name, value: _seconds(name, value, 0, _DAY),
+    "trust": lambda name, value: None if value is None else os.fsdecode(value),
     "files": lambda name, value: _files(value),
     **{name: _switch for name in _SWITCHES},
 }
 _DEFAULTS: dict[str, Any] = {
     "servers": (), "timeout": None, "attempts": None, "max_queries": 1024,
     "cache_bytes": 4 << 20, "max_ttl": 3600, "max_negative_ttl": 300, "serve_stale": 0,
-    "check_interval": 1.0, "files": {}, **dict.fromkeys(_SWITCHES, True),
+    "check_interval": 1.0, "idle_timeout": 10.0, "trust": None, "files": {}, **dict.fromkeys(_SWITCHES, True),
 }
 
 
@@ -308,14 +364,18 @@ class Resolver:
             attempts: int | None = _KEEP, max_queries: int = _KEEP, cache_bytes: int = _KEEP,
             max_ttl: int = _KEEP, max_negative_ttl: int = _KEEP, serve_stale: int = _KEEP,
             check_interval: float = _KEEP, files: Mapping[str, str | os.PathLike[str]] = _KEEP,
+            trust: str | os.PathLike[str] | None = _KEEP, idle_timeout: float = _KEEP,
             cache: bool = _KEEP, prefetch: bool = _KEEP, race: bool = _KEEP,
             random_case: bool = _KEEP, cookies: bool = _KEEP, edns: bool = _KEEP,
             watch_files: bool = _KEEP, environment: bool = _KEEP, system: bool = _KEEP) -> None:
         """Change options; those that are not given stay.
 
         servers: whom to ask, in place of resolv.conf's: "192.0.2.1",
-            "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "tcp://192.0.2.1", or
-            DnsServer objects; to 8. An empty list: those of resolv.conf.
+            "192.0.2.1:5353", "2001:db8::1", "[2001:db8::1]:53", "tcp://192.0.2.1",
+            "tls://192.0.2.1#dns.example", or DnsServer objects; to 8. An empty list:
+            those of resolv.conf. What tls:// cannot reach or authenticate is not asked
+            in the clear, and with such servers nothing is left to the system's
+            resolver unless it was asked for.
         timeout: how long to wait after the last question to the last server, in
             seconds, 0.001 to 30. Others are tried long before. None: as resolv.conf.
         attempts: how often each server is asked at most, 1 to 5. None: as resolv.conf.
@@ -329,6 +389,10 @@ class Resolver:
         files: other files to read: a mapping of "resolv.conf", "hosts",
             "nsswitch.conf", "services", "gai.conf" and "host.conf" to absolute paths;
             "" for none.
+        trust: a PEM file with the certificates to trust for tls://, in place of the
+            system's (None).
+        idle_timeout: for how many seconds a connection is kept for the next question
+            (10).
         cache, prefetch: keep answers; ask again in time for those in use.
         race: ask the next server while the first may still answer.
         random_case, cookies, edns: protect questions by random case and cookies; take
@@ -356,14 +420,14 @@ class Resolver:
     def _apply(self, options: dict[str, Any]) -> None:
         flags = sum(bit for name, bit in _SWITCHES.items() if not options[name])
         self._loop._set_resolver(
-            servers=tuple((server.address, server.port, _TRANSPORTS[server.transport])
-                          for server in options["servers"]),
+            servers=tuple(server._parts() for server in options["servers"]),
             files=tuple(options["files"].get(name) for name in _FILES),
             timeout_ns=round((options["timeout"] or 0) * 1e9),
             attempts=options["attempts"] or 0, cache_bytes=options["cache_bytes"],
             max_ttl=options["max_ttl"], max_negative_ttl=options["max_negative_ttl"],
             serve_stale=options["serve_stale"], max_queries=options["max_queries"],
-            check_ns=round(options["check_interval"] * 1e9), flags=flags)
+            check_ns=round(options["check_interval"] * 1e9), flags=flags,
+            trust=options["trust"], idle_ns=round(options["idle_timeout"] * 1e9))
         self._options = options
 
     def flush(self, name: str | None = None) -> int:
@@ -380,6 +444,12 @@ class Resolver:
         "system" counts what went to the system's resolver, since the loop was made.
         """
         return self._loop._resolver_stats()
+
+    def server_states(self) -> list[DnsServerState]:
+        """What is known about each server; nothing before the first lookup."""
+        known = self._loop._name_servers()
+        servers = self.servers or [None] * len(known)
+        return [_make_state(server, *state) for server, state in zip(servers, known)]
 
     async def query(self, name: str, type: str | int = "A", *, search: bool = False,
                     cached: bool = True, dnssec: bool = False, checking_disabled: bool = False,
