@@ -444,6 +444,27 @@ def test_woken_by_hand(loop):
     run(loop, case())
 
 
+def test_futures_of_the_loop(loop):
+    """A loop may have its own create_future()."""
+    made = []
+    create = loop.create_future
+
+    def note():
+        made.append(create())
+        return made[-1]
+
+    async def case():
+        async with connected() as (reader, _, _, back):
+            task = asyncio.ensure_future(reader.read(5))
+            await asyncio.sleep(0)
+            assert reader._waiter is made[-1]
+            back.write(b"x")
+            assert await task == b"x"
+
+    loop.create_future = note
+    run(loop, case())
+
+
 def test_made_by_hand(loop):
     async def case():
         server, client = socket.socketpair()
@@ -524,9 +545,8 @@ def test_read_to_the_end_after_the_buffer(loop):
         async with connected(limit=4) as (reader, _, _, back):
             back.write(b"0123456789")
             task = asyncio.ensure_future(reader.read())
-            await until(lambda: "bytes" not in repr(reader) and reader._waiter is not None)
-            await asyncio.sleep(0.01)
-            assert reader._buffer == b""
+            await until(lambda: task.done() or reader._waiter is not None)
+            assert b"0123456789".endswith(reader._buffer)
             back.write(b"more")
             back.close()
             assert await task == b"0123456789more"

@@ -79,6 +79,7 @@ typedef struct kl_reader {
 	bool eof;
 	bool paused;
 	bool plain;
+	bool own_futures; /* the loop's create_future() was replaced */
 } ReaderObject;
 
 struct kl_read; /* below */
@@ -107,6 +108,9 @@ struct kl_streams {
 	PyObject *incomplete_read_error, *limit_overrun_error;
 	PyObject *is_coroutine, *coroutine_mark; /* what tells that a function is async; or NULL */
 	PyObject *data_received;   /* of protocol_class */
+	PyObject *future_class;    /* asyncio.Future */
+	PyObject *create_future;   /* of asyncio.BaseEventLoop: makes one of those */
+	PyObject *loop_keyword;    /* ("loop",) */
 	PyObject *guarded;         /* a frozenset: when such an attribute is set, a reader turns back */
 	PyObject *originals;       /* a tuple of (class, name, value): all unchanged? */
 	PyObject *newline;         /* b"\n" */
