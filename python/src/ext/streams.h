@@ -217,7 +217,7 @@ int kl_read_attempt(struct kl_read *self, bool woken, PyObject **ret_result);
 int kl_read_map_error(struct kl_read *self, PyObject **ret_result);
 /* The method of asyncio's that waits for data, by the name that its errors have. */
 const char *kl_read_waiter_name(const struct kl_read *self);
-/* The same read by asyncio, after the reader turned back: a coroutine, or NULL with an error set. */
+/* The same read by asyncio, after the reader turned back: a coroutine, or NULL with an error. */
 PyObject *kl_read_hand_over(struct kl_read *self);
 /*
  * A read that was woken after that takes what one wait is good for: 1 with

@@ -170,7 +170,7 @@ int kl_reader_maybe_resume(ReaderObject *self)
 
 /* ---- turning back ------------------------------------------------------ */
 
-/* Move what is held into the bytearray that the reader was made with. 0, or -1 with an error set. */
+/* Move what is held into the bytearray that the reader was made with. 0, or -1 with an error. */
 static int fill_buffer(struct kl_streams *streams, ReaderObject *self, PyObject *object)
 {
 	PyObject *attributes = PyObject_GenericGetDict(object, NULL);
