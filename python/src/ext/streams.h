@@ -79,6 +79,7 @@ typedef struct kl_reader {
 	bool eof;
 	bool paused;
 	bool plain;
+	bool own_futures; /* the loop's create_future() was replaced */
 } ReaderObject;
 
 struct kl_read; /* below */
@@ -107,6 +108,9 @@ struct kl_streams {
 	PyObject *incomplete_read_error, *limit_overrun_error;
 	PyObject *is_coroutine, *coroutine_mark; /* what tells that a function is async; or NULL */
 	PyObject *data_received;   /* of protocol_class */
+	PyObject *future_class;    /* asyncio.Future */
+	PyObject *create_future;   /* of asyncio.BaseEventLoop: makes one of those */
+	PyObject *loop_keyword;    /* ("loop",) */
 	PyObject *guarded;         /* a frozenset: when such an attribute is set, a reader turns back */
 	PyObject *originals;       /* a tuple of (class, name, value): all unchanged? */
 	PyObject *newline;         /* b"\n" */
@@ -213,7 +217,7 @@ int kl_read_attempt(struct kl_read *self, bool woken, PyObject **ret_result);
 int kl_read_map_error(struct kl_read *self, PyObject **ret_result);
 /* The method of asyncio's that waits for data, by the name that its errors have. */
 const char *kl_read_waiter_name(const struct kl_read *self);
-/* The same read by asyncio, after the reader turned back: a coroutine, or NULL with an error set. */
+/* The same read by asyncio, after the reader turned back: a coroutine, or NULL with an error. */
 PyObject *kl_read_hand_over(struct kl_read *self);
 /*
  * A read that was woken after that takes what one wait is good for: 1 with

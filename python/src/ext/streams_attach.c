@@ -218,6 +218,7 @@ static int intern_names(struct kl_streams *streams)
 
 static int import_all(struct kl_streams *streams)
 {
+	PyObject *loop_class = NULL;
 	const struct {
 		PyObject **object;
 		const char *module, *name;
@@ -225,6 +226,8 @@ static int import_all(struct kl_streams *streams)
 	} imports[] = {
 		{ &streams->reader_class, "asyncio", "StreamReader", false },
 		{ &streams->protocol_class, "asyncio", "StreamReaderProtocol", false },
+		{ &streams->future_class, "asyncio", "Future", false },
+		{ &loop_class, "asyncio", "BaseEventLoop", false },
 		{ &streams->incomplete_read_error, "asyncio", "IncompleteReadError", false },
 		{ &streams->limit_overrun_error, "asyncio", "LimitOverrunError", false },
 		{ &streams->is_coroutine, "asyncio.coroutines", "_is_coroutine", true },
@@ -235,17 +238,27 @@ static int import_all(struct kl_streams *streams)
 	for (i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
 		PyObject *module = PyImport_ImportModule(imports[i].module);
 
-		if (module == NULL)
+		if (module == NULL) {
+			Py_XDECREF(loop_class);
 			return -1;
+		}
 		*imports[i].object = PyObject_GetAttrString(module, imports[i].name);
 		Py_DECREF(module);
-		if (*imports[i].object == NULL && !imports[i].optional)
+		if (*imports[i].object == NULL && !imports[i].optional) {
+			Py_XDECREF(loop_class);
 			return -1;
+		}
 		PyErr_Clear();
 	}
 	streams->data_received = PyObject_GetAttrString(streams->protocol_class, "data_received");
+	streams->create_future = PyObject_GetAttrString(loop_class, "create_future");
+	Py_DECREF(loop_class);
 	streams->newline = PyBytes_FromString("\n");
-	return streams->data_received != NULL && streams->newline != NULL ? 0 : -1;
+	streams->loop_keyword = Py_BuildValue("(s)", "loop");
+	return streams->data_received != NULL && streams->create_future != NULL &&
+			       streams->newline != NULL && streams->loop_keyword != NULL
+		       ? 0
+		       : -1;
 }
 
 /* (class, name, value) for all that the classes define. 0, or -1 with an error set. */
@@ -328,7 +341,7 @@ int kl_streams_init(PyObject *module, struct kl_state *state)
 #define STREAMS_OBJECTS(X)                                                                   \
 	X(reader_class) X(protocol_class) X(fast_class) X(state_type) X(read_type) X(method_type)  \
 	X(incomplete_read_error) X(limit_overrun_error) X(is_coroutine) X(coroutine_mark)          \
-	X(guarded) X(originals) X(data_received)
+	X(guarded) X(originals) X(data_received) X(future_class) X(create_future)
 
 int kl_streams_traverse(struct kl_state *state, visitproc visit, void *arg)
 {
@@ -361,6 +374,7 @@ void kl_streams_free(struct kl_state *state)
 	KL_READER_NAMES(CLEAR_NAME)
 #undef CLEAR_NAME
 	Py_CLEAR(streams->newline);
+	Py_CLEAR(streams->loop_keyword);
 	PyMem_Free(streams->attributes);
 	PyMem_Free(streams);
 	state->streams = NULL;

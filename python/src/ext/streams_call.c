@@ -153,6 +153,17 @@ static PyObject *await(PyObject *object)
 	return NULL;
 }
 
+/* loop.create_future(), without a call of Python code where that is asyncio's. */
+static PyObject *create_future(struct kl_streams *streams, ReaderObject *state)
+{
+	PyObject *stack[2] = {NULL, (PyObject *)state->loop};
+
+	if (state->own_futures)
+		return PyObject_CallMethodNoArgs(stack[1], streams->names.create_future);
+	return PyObject_Vectorcall(streams->future_class, stack + 1,
+				   0 | PY_VECTORCALL_ARGUMENTS_OFFSET, streams->loop_keyword);
+}
+
 /* As _wait_for_data(). 0, or -1 with an error set. */
 static int begin_wait(struct kl_read *self)
 {
@@ -167,8 +178,7 @@ static int begin_wait(struct kl_read *self)
 	}
 	if (state->paused && kl_reader_resume(state) < 0)
 		return -1;
-	future = PyObject_CallMethodNoArgs((PyObject *)state->loop,
-					   self->streams->names.create_future);
+	future = create_future(self->streams, state);
 	if (future == NULL)
 		return -1;
 	Py_XSETREF(state->waiter, Py_NewRef(future));

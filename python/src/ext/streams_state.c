@@ -17,11 +17,19 @@ ReaderObject *kl_reader_of(struct kl_streams *streams, PyObject *object)
 
 ReaderObject *kl_reader_new(struct kl_streams *streams, LoopObject *loop)
 {
-	ReaderObject *self = PyObject_GC_New(ReaderObject, streams->state_type);
+	PyObject *create = PyObject_GetAttr((PyObject *)loop, streams->names.create_future);
+	ReaderObject *self = NULL;
 
-	if (self == NULL)
+	if (create != NULL)
+		self = PyObject_GC_New(ReaderObject, streams->state_type);
+	if (self == NULL) {
+		Py_XDECREF(create);
 		return NULL;
+	}
 	memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
+	self->own_futures = !PyMethod_Check(create) ||
+			    PyMethod_GET_FUNCTION(create) != streams->create_future;
+	Py_DECREF(create);
 	self->loop = (LoopObject *)Py_NewRef(loop);
 	PyObject_GC_Track(self);
 	return self;
@@ -162,7 +170,7 @@ int kl_reader_maybe_resume(ReaderObject *self)
 
 /* ---- turning back ------------------------------------------------------ */
 
-/* Move what is held into the bytearray that the reader was made with. 0, or -1 with an error set. */
+/* Move what is held into the bytearray that the reader was made with. 0, or -1 with an error. */
 static int fill_buffer(struct kl_streams *streams, ReaderObject *self, PyObject *object)
 {
 	PyObject *attributes = PyObject_GenericGetDict(object, NULL);
