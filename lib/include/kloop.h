@@ -18,6 +18,7 @@
 #include <kloop/address.h>
 #include <kloop/stream.h>
 #include <kloop/listener.h>
+#include <kloop/datagram.h>
 #include <kloop/tls.h>
 #include <kloop/dns.h>
 #include <kloop/info.h>
