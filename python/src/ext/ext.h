@@ -35,11 +35,13 @@ struct kl_state {
 	PyTypeObject *handle_type;
 	PyTypeObject *timer_handle_type;
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
+	PyTypeObject *datagram_transport_type; /* DatagramTransport, of asyncio.DatagramTransport too */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
+	PyObject *asyncio_datagram_transport; /* asyncio.DatagramTransport */
 	PyObject *asyncio_buffered_protocol; /* asyncio.BufferedProtocol */
 	PyObject *transport_socket;         /* asyncio.trsock.TransportSocket */
 	PyObject *socket_type;              /* socket.socket */
@@ -70,6 +72,7 @@ struct kl_state {
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
+	X(datagram_received) X(error_received)                                                      \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
@@ -247,6 +250,12 @@ PyObject *kl_os_exception(int error);
 /* As socket.getsockname() returns it: ('127.0.0.1', 80), 4-tuples for IPv6, str or bytes for Unix. */
 PyObject *kl_address_to_python(const struct kloop_address *address);
 
+/*
+ * The usual forms of an address that need no resolver and no exception. False,
+ * without an error set: the socket module must look at it.
+ */
+bool kl_address_from_python(int family, PyObject *object, struct kloop_address *ret_address);
+
 /* ---- one .c per object; each adds its types or methods to the module --- */
 
 int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
@@ -258,6 +267,7 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg);
 int kl_handle_init(PyObject *module, struct kl_state *state);    /* handle.c */
 int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
+int kl_dgram_init(PyObject *module, struct kl_state *state);     /* transport_dgram.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
 
@@ -294,6 +304,8 @@ KL_LOOP_METHOD(kl_loop_sock_accept);
 KL_LOOP_METHOD(kl_loop_sock_connect_c);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
+/* transport_dgram.c: sock, protocol, address, waiter, extra, family */
+KL_LOOP_METHOD(kl_loop_make_datagram_transport);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */
 KL_LOOP_METHOD(kl_loop_make_tls_transport);
 KL_LOOP_METHOD(kl_loop_upgrade_tls);

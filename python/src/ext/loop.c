@@ -290,6 +290,8 @@ static PyMethodDef loop_methods[] = {
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
+	FAST("_make_datagram_transport_c", kl_loop_make_datagram_transport,
+	     "A datagram transport of a socket."),
 	FAST("_make_tls_transport", kl_loop_make_tls_transport,
 	     "A TLS transport of a connected socket; None where asyncio's sslproto must serve."),
 	FAST("_upgrade_tls", kl_loop_upgrade_tls,

@@ -55,8 +55,7 @@ void kl_open_objects_close(LoopObject *loop)
 
 /* ---- the protocol ---------------------------------------------------- */
 
-/* An attribute that a protocol may lack until it is called. */
-static int lookup(PyObject *object, PyObject *name, PyObject **ret_method)
+int kl_lookup_method(PyObject *object, PyObject *name, PyObject **ret_method)
 {
 	*ret_method = PyObject_GetAttr(object, name);
 	if (*ret_method != NULL)
@@ -75,10 +74,10 @@ int kl_transport_set_protocol(TransportObject *self, PyObject *protocol)
 	int buffered = PyObject_IsInstance(protocol, state->asyncio_buffered_protocol);
 
 	if (buffered < 0 ||
-	    lookup(protocol, buffered ? state->names.get_buffer : state->names.data_received,
+	    kl_lookup_method(protocol, buffered ? state->names.get_buffer : state->names.data_received,
 		   &receive) < 0)
 		return -1;
-	if (buffered && lookup(protocol, state->names.buffer_updated, &updated) < 0) {
+	if (buffered && kl_lookup_method(protocol, state->names.buffer_updated, &updated) < 0) {
 		Py_XDECREF(receive);
 		return -1;
 	}
@@ -258,8 +257,7 @@ static PyType_Spec transport_spec = {
 	.slots = transport_slots,
 };
 
-/* asyncio.transports._FlowControlMixin, if its layout is the one that we extend. */
-static PyObject *import_base(void)
+PyObject *kl_transport_import_base(void)
 {
 	PyObject *module = PyImport_ImportModule("asyncio.transports");
 	PyObject *base = NULL;
@@ -295,7 +293,7 @@ static int set_class_attributes(PyObject *type)
 
 int kl_transport_init(PyObject *module, struct kl_state *state)
 {
-	PyObject *base = import_base();
+	PyObject *base = kl_transport_import_base();
 	PyObject *bases, *type;
 
 	if (base == NULL)

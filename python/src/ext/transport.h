@@ -147,10 +147,19 @@ void kl_transport_report(TransportObject *self, const char *message);
 /* A line in asyncio's log, of the level "warning" and so on. */
 void kl_transport_log(const char *level, const char *text);
 
-/* The same in debug mode only, with the transport's repr; error may be NULL. */
+/* In debug mode, after a call that began then: as asyncio tells of slow callbacks. */
+void kl_log_if_slow(LoopObject *loop, PyObject *protocol, PyObject *name, uint64_t begin_ns);
+
+/* A line in debug mode only, with the transport's repr; error may be NULL. */
+void kl_debug(LoopObject *loop, PyObject *transport, const char *level, const char *text,
+	      PyObject *error);
 void kl_transport_debug(TransportObject *self, const char *text, PyObject *error);
 
 /* transport.c */
+/* asyncio.transports._FlowControlMixin, if its layout is the one that we extend. */
+PyObject *kl_transport_import_base(void);
+/* A method that a protocol may lack until it is called: then NULL. 0, or -1 with an error set. */
+int kl_lookup_method(PyObject *object, PyObject *name, PyObject **ret_method);
 int kl_transport_set_protocol(TransportObject *self, PyObject *protocol);
 
 /* transport_new.c: the parts of which transports are made, in their order */
@@ -169,6 +178,8 @@ int kl_transport_open(TransportObject *self, PyObject *server);
 void kl_transport_discard(TransportObject *self);
 /* Let go of one that is open, and of which nobody was told. */
 void kl_transport_undo(TransportObject *self);
+/* waiter.set_result(argument), or set_exception(), unless it was cancelled. 0, or -1 with an error set. */
+int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument);
 /* Give the waiter, if there is one, a result or an exception. */
 void kl_transport_wake_waiter(TransportObject *self);
 void kl_transport_fail_waiter(TransportObject *self, PyObject *exception);
@@ -195,6 +206,11 @@ PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
 void kl_transport_on_drain(struct kloop_stream *stream, void *user);
 size_t kl_transport_write_bytes(const TransportObject *self);
 #define KL_DEFAULT_LIMIT PY_SSIZE_T_MIN
+/* The arguments of set_write_buffer_limits(), and the marks that they mean. 0, or -1 with an error set. */
+int kl_limits_unpack(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		     Py_ssize_t *ret_high, Py_ssize_t *ret_low);
+int kl_limits_settle(Py_ssize_t high, Py_ssize_t low, Py_ssize_t default_bytes, size_t *ret_high,
+		     size_t *ret_low);
 /* Set the water marks. 0, or -1 with an error set. */
 int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low);
 PyObject *kl_transport_write(PyObject *op, PyObject *data);

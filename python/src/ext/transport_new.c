@@ -66,27 +66,31 @@ int kl_transport_open(TransportObject *self, PyObject *server)
 	return 0;
 }
 
-/* waiter.set_result(None) or waiter.set_exception(exception), unless it was cancelled. */
-static void wake(TransportObject *self, PyObject *method, PyObject *argument)
+int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument)
 {
-	PyObject *waiter = self->waiter;
-	PyObject *result;
+	PyObject *result = PyObject_CallMethodNoArgs(waiter, state->names.cancelled);
 	int cancelled = -1;
 
-	self->waiter = NULL;
-	if (waiter == NULL)
-		return;
-	result = PyObject_CallMethodNoArgs(waiter, self->loop->state->names.cancelled);
 	if (result != NULL) {
 		cancelled = PyObject_IsTrue(result);
 		Py_DECREF(result);
 	}
-	result = NULL;
-	if (cancelled == 0)
-		result = PyObject_CallMethodOneArg(waiter, method, argument);
-	if (result == NULL && cancelled != 1)
-		kl_transport_report(self, "Exception in callback waiter.set_result()");
+	if (cancelled != 0)
+		return cancelled < 0 ? -1 : 0;
+	result = PyObject_CallMethodOneArg(waiter, method, argument);
 	Py_XDECREF(result);
+	return result != NULL ? 0 : -1;
+}
+
+static void wake(TransportObject *self, PyObject *method, PyObject *argument)
+{
+	PyObject *waiter = self->waiter;
+
+	self->waiter = NULL;
+	if (waiter == NULL)
+		return;
+	if (kl_wake(self->loop->state, waiter, method, argument) < 0)
+		kl_transport_report(self, "Exception in callback waiter.set_result()");
 	Py_DECREF(waiter);
 }
 

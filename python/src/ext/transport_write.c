@@ -122,12 +122,13 @@ static Py_ssize_t default_high(const TransportObject *self)
 	return 64 * 1024;
 }
 
-int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low)
+int kl_limits_settle(Py_ssize_t high, Py_ssize_t low, Py_ssize_t default_bytes, size_t *ret_high,
+		     size_t *ret_low)
 {
 	bool has_low = low != KL_DEFAULT_LIMIT;
 
 	if (high == KL_DEFAULT_LIMIT && !has_low)
-		high = default_high(self);
+		high = default_bytes;
 	else if (high == KL_DEFAULT_LIMIT)
 		high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
 	if (!has_low)
@@ -137,8 +138,16 @@ int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t l
 			     high, low);
 		return -1;
 	}
-	self->high_bytes = (size_t)high;
-	self->low_bytes = (size_t)low;
+	*ret_high = (size_t)high;
+	*ret_low = (size_t)low;
+	return 0;
+}
+
+int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low)
+{
+	if (kl_limits_settle(high, low, default_high(self), &self->high_bytes,
+			     &self->low_bytes) < 0)
+		return -1;
 	if (self->stream != NULL &&
 	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0) {
 		PyErr_SetString(PyExc_RuntimeError, "the stream refused its water marks");
@@ -147,16 +156,25 @@ int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t l
 	return maybe_pause(self);
 }
 
-PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
-					       Py_ssize_t nargs, PyObject *kwnames)
+int kl_limits_unpack(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		     Py_ssize_t *ret_high, Py_ssize_t *ret_low)
 {
 	static const struct kl_signature signature = {
 		"set_write_buffer_limits", 0, 2, 2, {"high", "low"}};
 	PyObject *values[2];
-	Py_ssize_t high, low;
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
-	    limit_argument(values[0], &high) < 0 || limit_argument(values[1], &low) < 0 ||
+	    limit_argument(values[0], ret_high) < 0 || limit_argument(values[1], ret_low) < 0)
+		return -1;
+	return 0;
+}
+
+PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
+					       Py_ssize_t nargs, PyObject *kwnames)
+{
+	Py_ssize_t high, low;
+
+	if (kl_limits_unpack(args, nargs, kwnames, &high, &low) < 0 ||
 	    kl_transport_set_limits((TransportObject *)op, high, low) < 0)
 		return NULL;
 	Py_RETURN_NONE;

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import socket
 import threading
 import weakref
 from asyncio import selector_events, unix_events
@@ -30,6 +31,8 @@ _BORROWED = {
         "_sock_sendfile_native", "_sock_sendfile_native_impl",
         "_sock_sendfile_update_filepos", "_sock_add_cancellation_callback"),
 }
+
+_DATAGRAM_FAMILIES = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 
 
 def _borrow(namespace: dict) -> None:
@@ -62,10 +65,26 @@ class SelectorParts:
     def _selector(self):
         return None if self.is_closed() else _Watched(self)
 
+    # ---- datagrams
+
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
+        if sock.family in _DATAGRAM_FAMILIES:
+            return self._make_datagram_transport_c(
+                sock, protocol, address, waiter, extra, sock.family)
+        # Netlink and its like: the socket module knows their addresses.
         return selector_events._SelectorDatagramTransport(
             self, sock, protocol, address, waiter, extra)
+
+    @staticmethod
+    def _resolve_datagram_address(sock, address):
+        """An address in numbers, or what the socket module says against it."""
+        if sock.family == socket.AF_UNIX:
+            return os.fsencode(address)
+        host, port, *rest = address
+        infos = socket.getaddrinfo(host, port, family=sock.family, type=sock.type)
+        numbers = infos[0][4]
+        return (*numbers[:2], *rest) if rest else numbers
 
     # ---- subprocesses
 

@@ -60,6 +60,7 @@ class TimerHandle(Handle):  # type: ignore[misc]
     def _scheduled(self) -> bool: ...
 
 class StreamTransport(asyncio.Transport): ...
+class DatagramTransport(asyncio.DatagramTransport): ...
 
 class Loop:
     slow_callback_duration: float
@@ -122,6 +123,9 @@ class Loop:
     def _make_socket_transport(self, sock: socket.socket, protocol: asyncio.BaseProtocol,
                                waiter: Any = None, *, extra: Any = None,
                                server: Any = None) -> StreamTransport: ...
+    def _make_datagram_transport_c(self, sock: socket.socket, protocol: asyncio.BaseProtocol,
+                                   address: _Address | None, waiter: Any = None,
+                                   extra: Any = None, family: int = ...) -> DatagramTransport: ...
     def _start_serving(self, protocol_factory: Callable[[], asyncio.BaseProtocol],
                        sock: socket.socket, sslcontext: Any = None, server: Any = None,
                        backlog: int = 100, ssl_handshake_timeout: float | None = None,
