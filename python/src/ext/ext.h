@@ -35,13 +35,17 @@ struct kl_state {
 	PyTypeObject *handle_type;
 	PyTypeObject *timer_handle_type;
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
+	PyTypeObject *read_pipe_type;
+	PyTypeObject *write_pipe_type;
 	PyTypeObject *datagram_transport_type; /* DatagramTransport, of asyncio.DatagramTransport too */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
-	PyObject *asyncio_datagram_transport; /* asyncio.DatagramTransport */
+	PyObject *asyncio_read_transport;   /* asyncio.ReadTransport and so on */
+	PyObject *asyncio_write_transport;
+	PyObject *asyncio_datagram_transport;
 	PyObject *asyncio_buffered_protocol; /* asyncio.BufferedProtocol */
 	PyObject *transport_socket;         /* asyncio.trsock.TransportSocket */
 	PyObject *socket_type;              /* socket.socket */
@@ -72,7 +76,7 @@ struct kl_state {
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
-	X(datagram_received) X(error_received)                                                      \
+	X(datagram_received) X(error_received) X(pipe)                                                     \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
@@ -91,6 +95,7 @@ extern struct PyModuleDef kl_module_def;
 
 /* ---- loop ------------------------------------------------------------ */
 
+struct kl_child; /* a process whose end is watched: child.c */
 struct kl_watch; /* readers and writers of one descriptor: poll.c */
 
 typedef struct {
@@ -142,6 +147,8 @@ typedef struct {
 	struct kl_watch **watches; /* indexed by descriptor */
 	size_t watch_capacity;
 	struct kl_watch *orphan_watches; /* removed, their last completion still to come */
+
+	struct kl_child *children; /* child.c */
 
 	/* sock.c: calls that wait in the ring, each with a reference of the loop's. */
 	struct kl_sock_op *sock_ops;
@@ -267,6 +274,7 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg);
 int kl_handle_init(PyObject *module, struct kl_state *state);    /* handle.c */
 int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
+int kl_pipe_init(PyObject *module, struct kl_state *state);      /* transport_pipe.c */
 int kl_dgram_init(PyObject *module, struct kl_state *state);     /* transport_dgram.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
@@ -290,6 +298,9 @@ int kl_poll_traverse(LoopObject *self, visitproc visit, void *arg);
 int kl_sock_ops_traverse(LoopObject *self, visitproc visit, void *arg); /* sock.c */
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
+/* child.c: (pid, callback, argument): callback(argument, status) when it has ended */
+KL_LOOP_METHOD(kl_loop_watch_pid);
+int kl_children_traverse(LoopObject *self, visitproc visit, void *arg);
 /* loop_run.c */
 PyObject *kl_loop_run(PyObject *self, PyObject *ignored);
 void kl_before_wait(void *loop_object);
@@ -306,6 +317,9 @@ KL_LOOP_METHOD(kl_loop_sock_connect_c);
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_dgram.c: sock, protocol, address, waiter, extra, family */
 KL_LOOP_METHOD(kl_loop_make_datagram_transport);
+/* transport_pipe.c: pipe, protocol, waiter, extra */
+KL_LOOP_METHOD(kl_loop_make_read_pipe);
+KL_LOOP_METHOD(kl_loop_make_write_pipe);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */
 KL_LOOP_METHOD(kl_loop_make_tls_transport);
 KL_LOOP_METHOD(kl_loop_upgrade_tls);

@@ -90,7 +90,7 @@ int kl_transport_set_protocol(TransportObject *self, PyObject *protocol)
 	return 0;
 }
 
-static PyObject *transport_get_protocol(PyObject *op, PyObject *unused)
+PyObject *kl_transport_get_protocol_py(PyObject *op, PyObject *unused)
 {
 	PyObject *protocol = ((TransportObject *)op)->protocol;
 
@@ -101,7 +101,7 @@ static PyObject *transport_get_protocol(PyObject *op, PyObject *unused)
 	return protocol;
 }
 
-static PyObject *transport_set_protocol(PyObject *op, PyObject *protocol)
+PyObject *kl_transport_set_protocol_py(PyObject *op, PyObject *protocol)
 {
 	TransportObject *self = (TransportObject *)op;
 
@@ -113,7 +113,7 @@ static PyObject *transport_set_protocol(PyObject *op, PyObject *protocol)
 
 /* ---- the object ------------------------------------------------------ */
 
-static int transport_traverse(PyObject *op, visitproc visit, void *arg)
+int kl_transport_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	TransportObject *self = (TransportObject *)op;
 	size_t i;
@@ -143,7 +143,7 @@ static int transport_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 /* The loop stays: the stream's handlers need it, and it is cleared by its own tp_clear. */
-static int transport_clear(PyObject *op)
+int kl_transport_clear(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	size_t i;
@@ -163,7 +163,7 @@ static int transport_clear(PyObject *op)
 }
 
 /* Nobody closed it: warn as asyncio does, and give the descriptor back. */
-static void transport_finalize(PyObject *op)
+void kl_transport_finalize(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	PyObject *pending;
@@ -178,7 +178,7 @@ static void transport_finalize(PyObject *op)
 		kl_exception_give(pending);
 }
 
-static void transport_dealloc(PyObject *op)
+void kl_transport_dealloc(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	PyTypeObject *type = Py_TYPE(op);
@@ -188,7 +188,7 @@ static void transport_dealloc(PyObject *op)
 	PyObject_GC_UnTrack(op);
 	if (self->weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
-	(void)transport_clear(op);
+	(void)kl_transport_clear(op);
 	kl_transport_tls_free(self);
 	Py_CLEAR(self->context);
 	Py_CLEAR(self->sock);
@@ -224,8 +224,8 @@ static PyMethodDef transport_methods[] = {
 	 PyDoc_STR("The low and the high water mark.")},
 	{"set_write_buffer_limits", FAST(kl_transport_set_write_buffer_limits),
 	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("Set the water marks of flow control.")},
-	{"get_protocol", transport_get_protocol, METH_NOARGS, PyDoc_STR("The current protocol.")},
-	{"set_protocol", transport_set_protocol, METH_O, PyDoc_STR("Set another protocol.")},
+	{"get_protocol", kl_transport_get_protocol_py, METH_NOARGS, PyDoc_STR("The current protocol.")},
+	{"set_protocol", kl_transport_set_protocol_py, METH_O, PyDoc_STR("Set another protocol.")},
 	{"get_extra_info", FAST(kl_transport_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
 	 PyDoc_STR("Information by name: 'peername', 'sockname', 'socket' and more.")},
 	{NULL, NULL, 0, NULL},
@@ -242,10 +242,10 @@ static PyType_Slot transport_slots[] = {
 	{Py_tp_members, transport_members},
 	{Py_tp_getset, kl_transport_getset},
 	{Py_tp_repr, kl_transport_repr},
-	{Py_tp_traverse, transport_traverse},
-	{Py_tp_clear, transport_clear},
-	{Py_tp_finalize, transport_finalize},
-	{Py_tp_dealloc, transport_dealloc},
+	{Py_tp_traverse, kl_transport_traverse},
+	{Py_tp_clear, kl_transport_clear},
+	{Py_tp_finalize, kl_transport_finalize},
+	{Py_tp_dealloc, kl_transport_dealloc},
 	{0, NULL},
 };
 

@@ -10,6 +10,7 @@
  * transport_write.c  from the caller to the stream, flow control
  * transport_file.c   files, for loop.sendfile()
  * transport_close.c  close, abort, errors, connection_lost
+ * transport_pipe.c   the same object as a reading or a writing end of a pipe
  * tls.h              what a transport with TLS has beyond this
  *
  * Life: a transport is pinned by one reference of its own, taken when it is
@@ -68,7 +69,7 @@ typedef struct {
 	PyObject *updated; /* bound buffer_updated(), if buffered */
 	PyObject *context; /* callbacks run in it */
 	PyObject *server;
-	PyObject *sock;   /* socket.socket; NULL until somebody asks for it */
+	PyObject *sock;   /* socket.socket; NULL until somebody asks for it. The file of a pipe */
 	PyObject *waiter; /* a future to wake after connection_made() */
 	PyObject *error;  /* for connection_lost() */
 	PyObject *lent;   /* for the next large read: a bytes object, or a BufferedProtocol's memoryview */
@@ -95,6 +96,8 @@ typedef struct {
 	bool lost_done : 1;      /* connection_lost() was called */
 	bool fd_closed : 1;      /* the descriptor is given up */
 	bool abandoned : 1;      /* the loop was closed first */
+	bool pipe : 1;           /* an end of a pipe: transport_pipe.c */
+	bool deaf : 1;           /* whose reader's end cannot be noticed */
 
 	unsigned char peer_length; /* of peer; 0: not known */
 	unsigned char peer[sizeof(struct sockaddr_in6)];
@@ -162,10 +165,19 @@ PyObject *kl_transport_import_base(void);
 int kl_lookup_method(PyObject *object, PyObject *name, PyObject **ret_method);
 int kl_transport_set_protocol(TransportObject *self, PyObject *protocol);
 
+PyObject *kl_transport_get_protocol_py(PyObject *op, PyObject *unused);
+PyObject *kl_transport_set_protocol_py(PyObject *op, PyObject *protocol);
+/* What the types of pipes have in common with it. */
+int kl_transport_traverse(PyObject *op, visitproc visit, void *arg);
+int kl_transport_clear(PyObject *op);
+void kl_transport_finalize(PyObject *op);
+void kl_transport_dealloc(PyObject *op);
+
 /* transport_new.c: the parts of which transports are made, in their order */
 
 /* A transport that is not yet connected with anything; takes the context's reference. */
-TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context);
+TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
+				    PyObject *context);
 /* Everything that can fail before the descriptor is taken over. 0, or -1 with an error set. */
 int kl_transport_prepare(TransportObject *self, PyObject *protocol, PyObject *waiter,
 			 PyObject *extra);
@@ -237,6 +249,8 @@ void kl_transport_abandon(struct kl_open *open);
 int kl_transport_close_now(TransportObject *self);
 /* As abort(): 0, or -1 with an error set. */
 int kl_transport_end_quietly(TransportObject *self);
+/* As _force_close(error), which may be NULL: 0, or -1 with an error set. */
+int kl_transport_end_with(TransportObject *self, PyObject *error);
 /* An exception ends the transport: tell whom it concerns and schedule connection_lost(). */
 void kl_transport_end(TransportObject *self, PyObject *error, const char *message);
 void kl_transport_close_fd(TransportObject *self);
@@ -250,6 +264,9 @@ PyObject *kl_transport_force_close(PyObject *op, PyObject *exception);
  * instead. Clears the exception.
  */
 void kl_transport_fatal(TransportObject *self, const char *message);
+
+/* transport_pipe.c: a write failed. */
+void kl_pipe_write_failed(TransportObject *self, int error);
 
 /* transport_tls.c, where a transport has TLS: */
 int kl_transport_tls_traverse(struct kl_transport_tls *tls, visitproc visit, void *arg);

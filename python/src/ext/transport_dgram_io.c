@@ -264,7 +264,7 @@ PyObject *kl_dgram_set_write_buffer_limits(PyObject *op, PyObject *const *args, 
 
 /* ---- sending ----------------------------------------------------------- */
 
-/* protocol.error_received() of the exception that is set, if it is an OSError: 0, or -1 with one set. */
+/* The exception that is set is error_received()'s if it is an OSError. 0, or -1 with one set. */
 static int tell_error(DatagramObject *self)
 {
 	PyObject *error, *protocol, *result;

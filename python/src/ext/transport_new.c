@@ -18,9 +18,9 @@ static const struct kloop_stream_handlers handlers = {
 
 /* ---- creation -------------------------------------------------------- */
 
-TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context)
+TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
+				    PyObject *context)
 {
-	PyTypeObject *type = loop->state->transport_type;
 	TransportObject *self;
 
 	if (context == NULL)
@@ -158,7 +158,7 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 {
 	/* A context of its own: what one connection sets no other sees. */
 	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
-	TransportObject *self = kl_transport_alloc(loop, fd, own);
+	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd, own);
 	PyObject *stack[1] = {NULL};
 	PyObject *protocol;
 	int result = -1;
@@ -241,7 +241,7 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 		return NULL;
 	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
 							    : PyContext_CopyCurrent();
-	self = kl_transport_alloc(loop, fd, context);
+	self = kl_transport_alloc(loop, loop->state->transport_type, fd, context);
 	if (self == NULL)
 		return NULL;
 	Py_INCREF(values[0]);

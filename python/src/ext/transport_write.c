@@ -193,9 +193,12 @@ static int drop_write(TransportObject *self)
 	}
 	module = PyImport_ImportModule("asyncio.log");
 	logger = module != NULL ? PyObject_GetAttrString(module, "logger") : NULL;
-	result = logger != NULL ? PyObject_CallMethod(logger, "warning", "s",
-						      "socket.send() raised exception.")
-				: NULL;
+	result = logger != NULL
+			 ? PyObject_CallMethod(logger, "warning", "s",
+					       self->pipe ? "pipe closed by peer or os.write(pipe, "
+							    "data) raised exception."
+							  : "socket.send() raised exception.")
+			 : NULL;
 	Py_XDECREF(module);
 	Py_XDECREF(logger);
 	Py_XDECREF(result);
@@ -216,7 +219,10 @@ static int refused(TransportObject *self, int error)
 		kl_raise(self->loop->state, error);
 		return -1;
 	default:
-		return 0; /* the connection broke: on_error tells it */
+		/* The connection broke. Of sockets on_error tells it; asyncio tells of pipes at once. */
+		if (self->pipe)
+			kl_pipe_write_failed(self, error);
+		return 0;
 	}
 }
 
@@ -234,7 +240,8 @@ static int queue(TransportObject *self, const char *data, size_t bytes, PyObject
 		return 0;
 	if (self->closing || stream == NULL)
 		return drop_write(self);
-	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes) {
+	/* A pipe is written to in the call, as by asyncio: who reads it may not be asynchronous. */
+	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes || self->pipe) {
 		ptrdiff_t taken = kloop_stream_try_write(stream, data, bytes);
 
 		if (taken < 0)
