@@ -563,3 +563,25 @@ def test_modes():
     loop = kloop.Loop(sqpoll=True)
     run(loop, case())
     loop.close()
+
+
+def test_attributes_of_the_user(loop):
+    """As asyncio's objects transports can have them, also in place of methods."""
+
+    async def case():
+        reader, writer = pipe_pair()
+        transport, protocol = await reading(reader)
+        transport.mine = protocol
+        called = []
+        transport.pause_reading = lambda: called.append(1)
+        transport.pause_reading()
+        assert called and transport.mine is protocol
+        writer.close()
+        await wait(protocol.lost)
+        ref = weakref.ref(transport)
+        del transport, protocol
+        await turns(3)
+        gc.collect()
+        assert ref() is None
+
+    run(loop, case())

@@ -188,7 +188,7 @@ void kl_transport_dealloc(PyObject *op)
 	PyObject_GC_UnTrack(op);
 	if (self->weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
-	(void)kl_transport_clear(op);
+	(void)type->tp_clear(op); /* that of a pipe does more */
 	kl_transport_tls_free(self);
 	Py_CLEAR(self->context);
 	Py_CLEAR(self->sock);

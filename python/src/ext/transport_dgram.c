@@ -223,6 +223,7 @@ static int dgram_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->base.extra);
 	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
 		Py_VISIT(self->base.shadowed[i]);
+	Py_VISIT(self->dict);
 	Py_VISIT(self->loop);
 	Py_VISIT(self->protocol);
 	Py_VISIT(self->receive);
@@ -244,6 +245,7 @@ static int dgram_clear(PyObject *op)
 	Py_CLEAR(self->base.extra);
 	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
 		Py_CLEAR(self->base.shadowed[i]);
+	Py_CLEAR(self->dict);
 	Py_CLEAR(self->protocol);
 	Py_CLEAR(self->receive);
 	Py_CLEAR(self->waiter);
@@ -403,6 +405,7 @@ static PyMethodDef dgram_methods[] = {
 
 static PyMemberDef dgram_members[] = {
 	{"__weaklistoffset__", T_PYSSIZET, offsetof(DatagramObject, weakrefs), READONLY, NULL},
+	{"__dictoffset__", T_PYSSIZET, offsetof(DatagramObject, dict), READONLY, NULL},
 	{NULL, 0, 0, 0, NULL},
 };
 

@@ -16,6 +16,7 @@
 typedef struct {
 	TransportBase base;
 	PyObject *weakrefs;
+	PyObject *dict; /* attributes of the user's, as asyncio's objects can have */
 	LoopObject *loop;
 	struct kl_open open;
 	struct kloop_datagram *datagram; /* NULL once it is closed */

@@ -13,6 +13,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Rare enough to have attributes of the user's, as asyncio's objects do. */
+typedef struct {
+	TransportObject transport;
+	PyObject *dict;
+} PipeObject;
+
 /* ---- errors and the peer's end ------------------------------------------ */
 
 static void read_failed(TransportObject *self, int error)
@@ -293,6 +299,18 @@ KL_LOOP_METHOD(kl_loop_make_write_pipe)
 
 /* ---- the types ----------------------------------------------------------- */
 
+static int pipe_traverse(PyObject *op, visitproc visit, void *arg)
+{
+	Py_VISIT(((PipeObject *)op)->dict);
+	return kl_transport_traverse(op, visit, arg);
+}
+
+static int pipe_clear(PyObject *op)
+{
+	Py_CLEAR(((PipeObject *)op)->dict);
+	return kl_transport_clear(op);
+}
+
 static PyObject *pipe_repr(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
@@ -304,7 +322,8 @@ static PyObject *pipe_repr(PyObject *op)
 
 	name = name != NULL ? name + 1 : Py_TYPE(op)->tp_name;
 	if (self->loop->closed || self->lost_done)
-		return PyUnicode_FromFormat("<%s%s fd=%d>", name, state, self->fd);
+		return PyUnicode_FromFormat("<%s%s fd=%d%s>", name, state, self->fd,
+					    self->fd_closed ? "" : " open");
 	if (!writing)
 		return PyUnicode_FromFormat("<%s%s fd=%d %s>", name, state, self->fd,
 					    busy ? "polling" : "idle");
@@ -369,6 +388,7 @@ static PyGetSetDef pipe_getset[] = {
 
 static PyMemberDef pipe_members[] = {
 	{"__weaklistoffset__", T_PYSSIZET, offsetof(TransportObject, weakrefs), READONLY, NULL},
+	{"__dictoffset__", T_PYSSIZET, offsetof(PipeObject, dict), READONLY, NULL},
 	{NULL, 0, 0, 0, NULL},
 };
 
@@ -376,8 +396,8 @@ static PyMemberDef pipe_members[] = {
 	{                                                                                         \
 		{Py_tp_doc, (void *)PyDoc_STR(doc)}, {Py_tp_methods, methods},                        \
 		{Py_tp_members, pipe_members}, {Py_tp_getset, pipe_getset},                           \
-		{Py_tp_repr, pipe_repr}, {Py_tp_traverse, kl_transport_traverse},                     \
-		{Py_tp_clear, kl_transport_clear}, {Py_tp_finalize, kl_transport_finalize},           \
+		{Py_tp_repr, pipe_repr}, {Py_tp_traverse, pipe_traverse},                             \
+		{Py_tp_clear, pipe_clear}, {Py_tp_finalize, kl_transport_finalize},                   \
 		{Py_tp_dealloc, kl_transport_dealloc}, {0, NULL},                                     \
 	}
 
@@ -387,14 +407,14 @@ static PyType_Slot write_slots[] = PIPE_SLOTS("The writing end of a pipe.", writ
 /* Not IMMUTABLETYPE: their bases are Python classes, which later versions forbid. */
 static PyType_Spec read_spec = {
 	.name = "kloop._kloop.ReadPipeTransport",
-	.basicsize = sizeof(TransportObject),
+	.basicsize = sizeof(PipeObject),
 	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 	.slots = read_slots,
 };
 
 static PyType_Spec write_spec = {
 	.name = "kloop._kloop.WritePipeTransport",
-	.basicsize = sizeof(TransportObject),
+	.basicsize = sizeof(PipeObject),
 	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 	.slots = write_slots,
 };
