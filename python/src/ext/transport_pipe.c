@@ -380,9 +380,24 @@ static PyObject *get_pipe(PyObject *op, void *unused)
 	return Py_NewRef(self->fd_closed ? Py_None : self->sock);
 }
 
+/* Programs put None there, once the loop is closed, to have no warning. */
+static int set_pipe(PyObject *op, PyObject *value, void *unused)
+{
+	TransportObject *self = (TransportObject *)op;
+
+	(void)unused;
+	if (value != Py_None || !self->loop->closed) {
+		PyErr_SetString(PyExc_AttributeError, "_pipe can only be forgotten, by None, when "
+						      "the event loop is closed");
+		return -1;
+	}
+	self->fd_closed = true;
+	return 0;
+}
+
 static PyGetSetDef pipe_getset[] = {
 	{"_loop", get_loop, NULL, NULL, NULL},
-	{"_pipe", get_pipe, NULL, NULL, NULL},
+	{"_pipe", get_pipe, set_pipe, NULL, NULL},
 	{NULL, NULL, NULL, NULL, NULL},
 };
 
