@@ -925,3 +925,44 @@ def test_no_system_call_to_receive(kernel_loop):
         await ended(server)
 
     run(kernel_loop, case())
+
+
+def test_what_was_scheduled_before_comes_first(loop):
+    """A task made after the send runs before the datagram is delivered, as asyncio has it."""
+    events = []
+
+    async def begin():
+        return await endpoint(hooks={
+            "datagram_received": lambda p, data, addr: (
+                events.append(data), asyncio.get_running_loop().call_soon(events.append, 1))})
+
+    async def look():
+        events.append("task")
+        await until(lambda: events.count(1) == 3)
+
+    transport, _ = run(loop, begin())
+    for i in range(3):
+        transport.sendto(b"%d" % i, name_of(transport))
+    loop.run_until_complete(look())
+    assert events == ["task", b"0", 1, b"1", 1, b"2", 1]
+    run(loop, ended(transport))
+
+
+def test_flood_while_busy(kernel_loop):
+    """However busy the loop is, few datagrams wait outside of the socket, and in order."""
+
+    async def case():
+        transport, protocol = await endpoint()
+        busy = asyncio.ensure_future(spin())
+        for i in range(200):
+            transport.sendto(b"%d" % i, name_of(transport))
+        await until(lambda: len(protocol.datagrams) == 200)
+        assert [data for data, _ in protocol.datagrams] == [b"%d" % i for i in range(200)]
+        busy.cancel()
+        await ended(transport)
+
+    async def spin():
+        while True:
+            await asyncio.sleep(0)
+
+    run(kernel_loop, case())

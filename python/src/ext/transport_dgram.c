@@ -233,6 +233,7 @@ static int dgram_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->error);
 	Py_VISIT(self->address);
 	Py_VISIT(self->sender);
+	Py_VISIT(self->pending);
 	return 0;
 }
 
@@ -252,6 +253,7 @@ static int dgram_clear(PyObject *op)
 	Py_CLEAR(self->error);
 	Py_CLEAR(self->address);
 	Py_CLEAR(self->sender);
+	Py_CLEAR(self->pending);
 	return 0;
 }
 

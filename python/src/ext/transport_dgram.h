@@ -29,6 +29,8 @@ typedef struct {
 	PyObject *error;   /* for connection_lost() */
 	PyObject *address; /* remote_addr: the only one to send to; or NULL */
 
+	PyObject *pending; /* a list of (data, sender) and exceptions, which wait for their turn; or NULL */
+
 	/* The last sender: an answer to it, and its next datagram, need no conversion. */
 	PyObject *sender;
 	struct kloop_address sender_address;
@@ -41,6 +43,8 @@ typedef struct {
 	bool connected : 1;    /* the socket is: no address is passed to the kernel */
 	bool reading : 1;      /* connection_made() was called */
 	bool paused : 1;       /* pause_reading() */
+	bool due : 1;          /* what is pending is scheduled */
+	bool full : 1;         /* so much is pending that the socket is not read */
 	bool write_paused : 1; /* the protocol was told to stop */
 	bool closing : 1;      /* close() or an error */
 	bool lost : 1;         /* connection_lost() is scheduled or was called */

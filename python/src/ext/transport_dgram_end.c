@@ -51,6 +51,7 @@ static void call_lost(DatagramObject *self)
 	Py_CLEAR(self->protocol);
 	Py_CLEAR(self->receive);
 	Py_CLEAR(self->sender);
+	Py_CLEAR(self->pending);
 }
 
 static void run_lost(PyObject *owner)

@@ -15,6 +15,9 @@
 /* asyncio's constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 #define LOST_WRITES_BEFORE_WARNING 5
 
+/* Datagrams that wait until what was scheduled before them ran. */
+#define MOST_PENDING 64
+
 /* asyncio counts the header of each datagram from Python 3.13 on, and sends empty ones. */
 #if PY_VERSION_HEX >= 0x030D0000
 #define COUNTED_EXTRA_BYTES KLOOP_DATAGRAM_EXTRA_BYTES
@@ -89,38 +92,118 @@ static PyObject *to_sender(DatagramObject *self, const struct kloop_address *fro
 	return Py_NewRef(self->sender);
 }
 
+/* Call the protocol: item is (data, sender) or an exception. */
+static void deliver(DatagramObject *self, PyObject *item)
+{
+	struct kl_state *state = self->loop->state;
+	PyObject *args[2] = {item, NULL}, *result;
+
+	if (PyTuple_CheckExact(item)) {
+		args[0] = PyTuple_GET_ITEM(item, 0);
+		args[1] = PyTuple_GET_ITEM(item, 1);
+		result = kl_dgram_call(self, self->receive, state->names.datagram_received, args, 2);
+		if (result == NULL)
+			kl_dgram_report(self, "Exception in callback protocol.datagram_received()");
+	} else {
+		result = kl_dgram_call(self, NULL, state->names.error_received, args, 1);
+		if (result == NULL)
+			kl_dgram_report(self, "Exception in callback protocol.error_received()");
+	}
+	Py_XDECREF(result);
+}
+
+static void run_pending(PyObject *owner);
+
+static void schedule(DatagramObject *self)
+{
+	if (self->due)
+		return;
+	self->due = kl_call_soon_c(self->loop, run_pending, (PyObject *)self) == 0;
+	if (!self->due)
+		kl_dgram_fatal(self, "Fatal read error on datagram transport");
+}
+
+/* Deliver until a callback schedules something, which comes before the next datagram. */
+static void run_pending(PyObject *owner)
+{
+	DatagramObject *self = (DatagramObject *)owner;
+	size_t ready = self->loop->ready_count;
+	PyObject *item;
+
+	self->due = false;
+	while (self->pending != NULL && PyList_GET_SIZE(self->pending) > 0 && !self->lost &&
+	       !self->closing && !self->paused && self->protocol != NULL) {
+		if (self->loop->ready_count != ready || self->loop->pending_exception != NULL) {
+			schedule(self);
+			return;
+		}
+		item = Py_NewRef(PyList_GET_ITEM(self->pending, 0));
+		if (PyList_SetSlice(self->pending, 0, 1, NULL) < 0)
+			PyErr_WriteUnraisable(owner);
+		deliver(self, item);
+		Py_DECREF(item);
+	}
+	if (self->full && !self->paused && !self->lost) {
+		self->full = false;
+		if (kl_dgram_start_read(self) < 0)
+			kl_dgram_fatal(self, "Fatal read error on datagram transport");
+	}
+}
+
+/*
+ * What was scheduled before a datagram came runs before it is delivered, as
+ * with asyncio. Mostly nothing was. Steals the item.
+ */
+static void deliver_in_turn(DatagramObject *self, PyObject *item)
+{
+	bool waits = self->pending != NULL && PyList_GET_SIZE(self->pending) > 0;
+
+	if (item != NULL && !waits && self->loop->ready_count == 0) {
+		deliver(self, item);
+		Py_DECREF(item);
+		return;
+	}
+	if (item != NULL && self->pending == NULL)
+		self->pending = PyList_New(0);
+	if (item == NULL || self->pending == NULL || PyList_Append(self->pending, item) < 0) {
+		Py_XDECREF(item);
+		kl_dgram_fatal(self, "Fatal read error on datagram transport");
+		return;
+	}
+	Py_DECREF(item);
+	/* The rest stays in the socket, which drops what it has no room for. */
+	if (PyList_GET_SIZE(self->pending) >= MOST_PENDING && !self->full &&
+	    self->datagram != NULL) {
+		self->full = true;
+		(void)kloop_datagram_stop_read(self->datagram);
+	}
+	schedule(self);
+}
+
 void kl_dgram_on_datagram(struct kloop_datagram *datagram, const void *data, size_t bytes,
 			  const struct kloop_address *from, unsigned flags, void *user)
 {
 	DatagramObject *self = user;
-	PyObject *args[2], *result = NULL;
+	PyObject *item, *object, *sender;
 
 	(void)datagram;
 	(void)flags; /* asyncio does not tell of what was cut either */
 	kl_py_enter(self->loop);
 	if (self->lost || self->closing || self->protocol == NULL)
 		return;
-	args[0] = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
-	args[1] = args[0] != NULL ? to_sender(self, from) : NULL;
-	if (args[1] == NULL) {
-		Py_XDECREF(args[0]);
-		kl_dgram_fatal(self, "Fatal read error on datagram transport");
-		return;
-	}
-	result = kl_dgram_call(self, self->receive, self->loop->state->names.datagram_received,
-			       args, 2);
-	if (result == NULL)
-		kl_dgram_report(self, "Exception in callback protocol.datagram_received()");
-	Py_XDECREF(result);
-	Py_DECREF(args[0]);
-	Py_DECREF(args[1]);
+	object = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
+	sender = object != NULL ? to_sender(self, from) : NULL;
+	item = sender != NULL ? PyTuple_Pack(2, object, sender) : NULL;
+	Py_XDECREF(object);
+	Py_XDECREF(sender);
+	deliver_in_turn(self, item);
 }
 
 void kl_dgram_on_error(struct kloop_datagram *datagram, int error,
 		       const struct kloop_address *peer, void *user)
 {
 	DatagramObject *self = user;
-	PyObject *exception, *result = NULL;
+	PyObject *exception;
 
 	(void)datagram;
 	(void)peer;
@@ -128,13 +211,13 @@ void kl_dgram_on_error(struct kloop_datagram *datagram, int error,
 	if (self->lost || self->protocol == NULL)
 		return;
 	exception = kl_os_exception(error);
-	if (exception != NULL)
-		result = kl_dgram_call(self, NULL, self->loop->state->names.error_received,
-				       &exception, 1);
-	if (result == NULL)
-		kl_dgram_report(self, "Exception in callback protocol.error_received()");
-	Py_XDECREF(result);
-	Py_XDECREF(exception);
+	/* While it closes, nothing pending is delivered any more. */
+	if (exception != NULL && self->closing) {
+		deliver(self, exception);
+		Py_DECREF(exception);
+		return;
+	}
+	deliver_in_turn(self, exception);
 }
 
 int kl_dgram_start_read(DatagramObject *self)
@@ -186,8 +269,10 @@ PyObject *kl_dgram_resume_reading(PyObject *op, PyObject *unused)
 	if (self->closing || !self->paused)
 		Py_RETURN_NONE;
 	self->paused = false;
+	if (self->pending != NULL && PyList_GET_SIZE(self->pending) > 0)
+		schedule(self);
 	/* Before connection_made() it is that one's end which starts to receive. */
-	if (self->reading && kl_dgram_start_read(self) < 0)
+	if (self->reading && !self->full && kl_dgram_start_read(self) < 0)
 		return NULL;
 	kl_debug(self->loop, op, "debug", "resumes reading", NULL);
 	Py_RETURN_NONE;
