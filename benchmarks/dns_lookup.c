@@ -61,24 +61,27 @@ static int by_size(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static double cpu_seconds(const struct rusage *usage)
+static double to_us(const struct timeval *time)
 {
-	return (double)usage->ru_utime.tv_sec + (double)usage->ru_stime.tv_sec +
-	       (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec) / 1e6;
+	return (double)time->tv_sec * 1e6 + (double)time->tv_usec;
 }
 
-static void report(double seconds, double cpu)
+/* before: of this process; the time since then is what the lookups took. */
+static void report(double seconds, const struct rusage *before)
 {
 	struct kloop_resolver_stats stats;
 	struct rusage usage;
+	double user, kernel;
 
 	qsort(latencies_us, finished, sizeof(*latencies_us), by_size);
 	if (kloop_resolver_get_stats(resolver, &stats, sizeof(stats)) < 0)
 		memset(&stats, 0, sizeof(stats));
 	getrusage(RUSAGE_SELF, &usage);
-	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us p50 %.2f ms p99 %.2f ms max %.2f ms "
+	user = (to_us(&usage.ru_utime) - to_us(&before->ru_utime)) / (double)finished;
+	kernel = (to_us(&usage.ru_stime) - to_us(&before->ru_stime)) / (double)finished;
+	printf("lookups %lu failed %lu rate %.0f/s cpu %.2f us user %.2f system %.2f p50 %.2f ms p99 %.2f ms max %.2f ms "
 	       "rss %ld KiB packets %llu retries %llu hits %llu\n",
-	       finished, failed, (double)finished / seconds, cpu * 1e6 / (double)finished,
+	       finished, failed, (double)finished / seconds, user + kernel, user, kernel,
 	       latencies_us[finished / 2] / 1e3, latencies_us[finished * 99 / 100] / 1e3,
 	       latencies_us[finished - 1] / 1e3, usage.ru_maxrss,
 	       (unsigned long long)stats.packets_sent, (unsigned long long)stats.retries,
@@ -127,7 +130,7 @@ static void parse(int argc, char **argv, struct kloop_resolver_options *options)
 int main(int argc, char **argv)
 {
 	struct kloop_resolver_options *options;
-	struct rusage before, after;
+	struct rusage before;
 	struct slot *slots;
 	uint64_t begin;
 
@@ -152,8 +155,7 @@ int main(int argc, char **argv)
 		if (result < 0)
 			kl_bench_die("turn: %s", kloop_strerror(result));
 	}
-	getrusage(RUSAGE_SELF, &after);
-	report((double)(kloop_now() - begin) / 1e9, cpu_seconds(&after) - cpu_seconds(&before));
+	report((double)(kloop_now() - begin) / 1e9, &before);
 	kloop_resolver_close(resolver);
 	kloop_loop_free(loop);
 	kloop_resolver_options_free(options);

@@ -266,6 +266,8 @@ static void add_ring(struct kloop_info *info)
 	add_bool(info, "ring.recv_multishot", features & KLOOP_FEATURE_RECV_MULTISHOT);
 	add_bool(info, "ring.accept_multishot", features & KLOOP_FEATURE_ACCEPT_MULTISHOT);
 	add_bool(info, "ring.cqe_skip", features & KLOOP_FEATURE_CQE_SKIP);
+	add_bool(info, "ring.mkdirat", features & KLOOP_FEATURE_MKDIRAT);
+	add_bool(info, "ring.ftruncate", features & KLOOP_FEATURE_FTRUNCATE);
 	sqpoll = info->usable == 0 ? try_sqpoll() : info->usable;
 	add_bool(info, "ring.sqpoll", sqpoll == 0);
 	if (sqpoll < 0 && info->usable == 0)

@@ -28,6 +28,10 @@ as_root() {
 	fi
 }
 
+is_installed() {
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
 # need_packages PACKAGE...: install those that are missing. Asks nothing, and
 # leaves apt alone where everything is there.
 need_packages() {
@@ -36,14 +40,39 @@ need_packages() {
 	command -v apt-get >/dev/null ||
 		die "this script installs Debian packages; elsewhere install what README.md lists, then configure, make, make check"
 	for package in "$@"; do
-		[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
-			missing+=("$package")
+		is_installed "$package" || missing+=("$package")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "Installing ${missing[*]}"
 	as_root apt-get -q update
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
 		install "${missing[@]}"
+}
+
+# need_servers PACKAGE[=SERVICE]...: the same for packages that bring a daemon,
+# which starts neither now nor at the machine's next start. One that was there
+# before stays as it is.
+need_servers() {
+	local missing=() services=() word policy=/usr/sbin/policy-rc.d
+
+	for word in "$@"; do
+		is_installed "${word%%=*}" && continue
+		missing+=("${word%%=*}")
+		case $word in *=*) services+=("${word#*=}") ;; esac
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	(
+		# What is asked before a daemon starts at its installation says no.
+		if [ ! -e "$policy" ]; then
+			trap 'as_root rm -f "$policy"' EXIT
+			printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+			as_root chmod 755 "$policy"
+		fi
+		need_packages "${missing[@]}"
+	) || return 1
+	for word in "${services[@]}"; do
+		as_root update-rc.d "$word" disable
+	done
 }
 
 # configure_in FOLDER FLAG...: bootstrap if that is due, and configure there;

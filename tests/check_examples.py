@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -42,6 +43,7 @@ ALONE = {
     "allocator": r"libkloop (\S+), compiled with \1\nall that was allocated is freed\n"
                  r"ENOENT: No such file or directory\n",
     "child": r"it says: hello\nit exited with 3\n|it exited with 3\nit says: hello\n",
+    "files": r"23 bytes, kept until the disk had them\nfirst line\nsecond line\nremoved\n",
     "info": r"kloop\.version=\d+\.\d+\.\d+\n(.*\n)*ring\.available=true\n(.*\n)*",
     "ops": r"[1-9]\d* bytes, some lines\nthe pipe: ECANCELED\n",
     "options": r"SINGLE_ISSUER (yes|no), SQPOLL no\nready: yes\n"
@@ -255,6 +257,26 @@ def check_tls_client(tap, folder):
                None if done.returncode == 1 and "No such file" in done.stderr else done.stderr)
 
 
+def exchange_tls(stream, text):
+    """Send text, and return what comes back of it; in one thread, as an SSL object demands."""
+    sent, got = 0, bytearray()
+    stream.setblocking(False)
+    while len(got) < len(text):
+        writers = [stream] if sent < len(text) else []
+        readable, writable, _ = select.select([stream], writers, [], TIMEOUT_SECONDS)
+        if not readable and not writable:
+            break
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            if writable:
+                sent += stream.send(text[sent:sent + 16384])
+        with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            while part := stream.recv(100000):
+                got += part
+            break
+    stream.settimeout(TIMEOUT_SECONDS)
+    return got
+
+
 def check_tls_echo(tap, folder):
     certificate, key = make_certificate(folder, "echo.test")
     context = ssl.create_default_context(cafile=certificate)
@@ -265,15 +287,7 @@ def check_tls_echo(tap, folder):
             context.maximum_version = version
             with socket.create_connection(("127.0.0.1", int(port)), TIMEOUT_SECONDS) as plain, \
                     context.wrap_socket(plain, server_hostname="echo.test") as stream:
-                sender = threading.Thread(target=stream.sendall, args=(text,))
-                sender.start()
-                got = b""
-                while len(got) < len(text):
-                    part = stream.recv(100000)
-                    if not part:
-                        break
-                    got += part
-                sender.join(TIMEOUT_SECONDS)
+                got = exchange_tls(stream, text)
                 stream.unwrap()
             tap.result(f"tls_echo_server, {version.name}", got != text and f"{len(got)} bytes")
     problem = None
@@ -392,11 +406,30 @@ def check_python(tap):
     problem, output = run([python, str(folder / "streams_echo.py")], env=environment)
     tap.result("streams_echo.py", problem or
                compare(r"(100 lines, the last: CLIENT \d, LINE 99\n){10}", output))
+    # Nobody listens there, and nobody is to be asked.
+    problem, output = run([python, str(folder / "resolve.py"), "--server", "127.0.0.1:9",
+                           "localhost", "192.0.2.1"], env=environment)
+    tap.result("resolve.py", problem or
+               compare(r"localhost( ::1| 127\.0\.0\.1)+\n192\.0\.2\.1 192\.0\.2\.1\n", output))
+    check_python_files(tap, python, folder, environment)
     if not find_aiohttp(python, environment):
         tap.skip("aiohttp", f"{python} has no aiohttp (Debian: python3-aiohttp)")
         return
     check_aiohttp(tap, python, folder, environment)
     check_aiohttp_tls(tap, python, folder, environment)
+
+
+def check_python_files(tap, python, folder, environment):
+    with tempfile.TemporaryDirectory() as scratch:
+        paths = [Path(scratch) / name for name in ("one", "two")]
+        paths[0].write_text("a b\na\n")
+        paths[1].write_text("b a c\n")
+        problem, output = run([python, str(folder / "files.py"), *map(str, paths)],
+                              env=environment)
+        problem = problem or compare(rf"12 bytes in {re.escape(str(paths[0]))}\.words\n", output)
+        if not problem:
+            problem = compare("3 a\n2 b\n1 c\n", Path(f"{paths[0]}.words").read_text())
+        tap.result("files.py", problem)
 
 
 def check_aiohttp(tap, python, folder, environment):

@@ -23,7 +23,7 @@ MAY_KNOW = {"ring": set(), "net": {"ring"}, "tls": {"ring", "net"}, "dns": {"rin
 # The room to which each public header belongs; base and version are everybody's.
 PUBLIC = {
     "loop": "ring", "op": "ring", "timer": "ring", "signal": "ring", "child": "ring",
-    "pool": "ring", "address": "net", "stream": "net", "listener": "net", "tls": "tls",
+    "pool": "ring", "file": "ring", "address": "net", "stream": "net", "listener": "net", "tls": "tls",
     "dns": "dns",
 }
 # Headers of the C library and of Linux, which anybody may use.

@@ -40,6 +40,7 @@ def of_headers():
     folder = SOURCE / "lib/include/kloop"
     text = "\n".join(p.read_text() for p in [*folder.glob("*.h"), *folder.glob("*.h.in")])
     text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
+    text = re.sub(r"^static inline.*?^\}", " ", text, flags=re.M | re.S)
     declared = set(re.findall(r"^(?!static|typedef|#)[^\n]*?\b(kloop_\w+)\(", text, flags=re.M))
     return set(re.findall(r"KLOOP_EXPORT[^;{]*?\b(kloop_\w+)\s*\(", text)), declared
 

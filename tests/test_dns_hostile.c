@@ -596,10 +596,42 @@ START_TEST(nobody_answers)
 	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 100 * KT_MS, 2), 0);
 	use(options);
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
-	ck_assert_int_eq(first.questions, 2);
-	ck_assert_int_eq(second.questions, 2);
+	/* Twice each in short order, and once more before it is given up. */
+	ck_assert_int_eq(first.questions, 3);
+	ck_assert_int_eq(second.questions, 3);
 	ck_assert_uint_eq(STAT(timeouts), 1);
 	ck_assert_uint_eq(STAT(in_flight), 0);
+	for (unsigned flags = 0; flags <= KLOOP_RESOLVER_NO_RACE; flags += KLOOP_RESOLVER_NO_RACE) {
+		/* Whoever wants to ask once, or each server in its turn, gets that. */
+		options = options_for(2);
+		kloop_resolver_options_set_flags(options, flags | KLOOP_RESOLVER_NO_ENVIRONMENT);
+		ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 50 * KT_MS,
+								    flags != 0 ? 2 : 1),
+				 0);
+		use(options);
+		first.questions = second.questions = 0;
+		ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
+		ck_assert_int_eq(first.questions, flags != 0 ? 2 : 1);
+		ck_assert_int_eq(second.questions, flags != 0 ? 2 : 1);
+	}
+}
+END_TEST
+
+/* A queue that is full, a path that comes up: all that is sent in short order is lost. */
+static int lose_two(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	(void)server;
+	(void)wire;
+	return question->number <= 2 ? 0 : -1;
+}
+
+START_TEST(a_burst_that_is_lost)
+{
+	first.hook = lose_two;
+	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
+	ck_assert_int_eq(first.questions, 3);
+	ck_assert_uint_eq(STAT(retries), 2);
+	ck_assert_uint_eq(STAT(timeouts), 0);
 }
 END_TEST
 
@@ -733,6 +765,52 @@ START_TEST(extended_errors_and_ad)
 }
 END_TEST
 
+/* SERVFAIL that says why, then REFUSED that does not. */
+static int say_why(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	int bytes = kt_dns_empty(question, server == &first ? 2 : 5, wire);
+
+	if (server != &first)
+		return bytes;
+	memcpy(wire + bytes, "\0\0\x29\4\xd0\0\0\0\0\0\x0a\0\x0f\0\x06\0\x06oops", 21);
+	wire[11]++;
+	return bytes + 21;
+}
+
+START_TEST(extended_errors_of_failures)
+{
+	struct kloop_resolver_options *options = options_for(2);
+	struct kt_lookup lookup;
+	struct kloop_dns_info info;
+
+	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_COOKIES |
+							  KLOOP_RESOLVER_NO_ENVIRONMENT);
+	use(options);
+	first.hook = second.hook = say_why;
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "text.test", 16, 0);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), KLOOP_ERROR_DNS_AGAIN);
+	ck_assert_ptr_nonnull(lookup.message);
+	ck_assert_int_eq(kloop_dns_message_get_info(lookup.message, &info, sizeof(info)), 0);
+	ck_assert_uint_eq(info.rcode, 2);
+	ck_assert_int_eq(info.ede, 6);
+	ck_assert_str_eq(info.ede_text, "oops");
+	ck_assert_uint_eq(info.ttl_s, 0);
+	kt_lookup_clear(&lookup);
+	/* Somebody who does not answer sends no message. */
+	first.hook = second.hook = NULL;
+	first.quiet = second.quiet = true;
+	options = options_for(1);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 50 * KT_MS, 1), 0);
+	use(options);
+	kt_lookup_init(&lookup);
+	kt_lookup_query(&lookup, resolver, "text.test", 16, 0);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), KLOOP_ERROR_DNS_TIMEOUT);
+	ck_assert_ptr_null(lookup.message);
+	kt_lookup_clear(&lookup);
+}
+END_TEST
+
 START_TEST(memory_stays)
 {
 	struct kloop_resolver_stats stats;
@@ -780,12 +858,14 @@ int main(void)
 	tcase_add_test(tcase, one_family_is_enough);
 	tcase_add_test(tcase, dns_cookies);
 	tcase_add_test(tcase, extended_errors_and_ad);
+	tcase_add_test(tcase, extended_errors_of_failures);
 	tcase = kt_case(suite, "servers", 60);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_test(tcase, a_silent_first_server);
 	tcase_add_test(tcase, nobody_listens);
 	tcase_add_test(tcase, nobody_answers);
 	tcase_add_test(tcase, a_lost_question);
+	tcase_add_test(tcase, a_burst_that_is_lost);
 	tcase = kt_case(suite, "cache", 60);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_test(tcase, answers_are_kept);

@@ -192,6 +192,7 @@ START_TEST(the_call_that_answers_at_once)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
 	struct kloop_addresses *addresses = NULL;
+	struct kloop_resolver_stats before, after;
 
 	/* Nothing was read so far. */
 	ck_assert_int_eq(kloop_resolver_getaddrinfo_now(resolver, "fixed", NULL, &hints, &addresses),
@@ -207,8 +208,12 @@ START_TEST(the_call_that_answers_at_once)
 	ck_assert(addresses->flags & KLOOP_ADDRESSES_CACHED);
 	ck_assert_uint_eq(addresses->count, 2);
 	kloop_addresses_free(addresses);
+	/* Not knowing counts for nothing: the lookup that follows does. */
+	ck_assert_int_eq(kloop_resolver_get_stats(resolver, &before, sizeof(before)), 0);
 	ck_assert_int_eq(kloop_resolver_getaddrinfo_now(resolver, "a4.test", NULL, &hints, &addresses),
 			 -EAGAIN);
+	ck_assert_int_eq(kloop_resolver_get_stats(resolver, &after, sizeof(after)), 0);
+	ck_assert_mem_eq(&before, &after, sizeof(before));
 	ck_assert_int_eq(
 		kloop_resolver_getaddrinfo_now(resolver, "x.invalid", NULL, &hints, &addresses),
 		KLOOP_ERROR_DNS_NONAME);

@@ -26,6 +26,7 @@ static const struct {
 	{ KLOOP_ERROR_DNS_SERVICE, "KLOOP_ERROR_DNS_SERVICE", "service" },
 	{ KLOOP_ERROR_DNS_ADDRFAMILY, "KLOOP_ERROR_DNS_ADDRFAMILY", "another family" },
 	{ KLOOP_ERROR_DNS_NSS, "KLOOP_ERROR_DNS_NSS", "nsswitch" },
+	{ KLOOP_ERROR_DNS_TLS, "KLOOP_ERROR_DNS_TLS", "by TLS" },
 };
 
 START_TEST(own_codes)

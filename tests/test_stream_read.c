@@ -512,6 +512,43 @@ START_TEST(stopped_streams_hold_no_buffers)
 }
 END_TEST
 
+/* The kernel has few of the loop's buffers at first, which stay in the cache, and more on demand. */
+START_TEST(pool_grows)
+{
+	enum { STREAMS = 100, ROUNDS = 20 };
+	struct kloop_loop *loop = kt_mode_loop(KT_MODE_BEST);
+	static struct kt_stream stream[STREAMS];
+	uint64_t empty = 0, submissions = 0;
+	int fds[STREAMS][2];
+
+	for (int i = 0; i < STREAMS; i++) {
+		kt_pair(_i, fds[i]);
+		kt_stream_open(&stream[i], loop, fds[i][0], 0);
+		kt_stream_start(&stream[i]);
+	}
+	for (int round = 0; round < ROUNDS; round++) {
+		if (round == ROUNDS / 2) {
+			kt_turn_for(loop, 5);
+			empty = KT_STAT(loop, buffers_empty);
+			submissions = KT_STAT(loop, submissions);
+		}
+		for (int i = 0; i < STREAMS; i++)
+			kt_write_all(fds[i][1], "ping", 4);
+		for (int i = 0; i < STREAMS; i++)
+			kt_stream_await(&stream[i], 4 * (size_t)(round + 1));
+	}
+	/* All at once were too many, and soon they are not. */
+	ck_assert_uint_gt(empty, 0);
+	ck_assert_uint_eq(KT_STAT(loop, buffers_empty), empty);
+	ck_assert_uint_eq(KT_STAT(loop, submissions), submissions);
+	for (int i = 0; i < STREAMS; i++) {
+		kt_stream_end(&stream[i]);
+		kt_close(fds[i][1]);
+	}
+	kt_loop_free(loop);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("stream_read");
@@ -530,5 +567,6 @@ int main(void)
 	tcase_add_loop_test(tcase, pool_stays_empty, 0, KT_KINDS);
 	tcase_add_loop_test(tcase, many_share_little, 0, KT_MODES);
 	tcase_add_loop_test(tcase, stopped_streams_hold_no_buffers, 0, KT_KINDS);
+	tcase_add_loop_test(tcase, pool_grows, 0, KT_KINDS);
 	return kt_main(suite);
 }

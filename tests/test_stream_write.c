@@ -327,8 +327,7 @@ START_TEST(try_write)
 	/* Behind something queued it must not overtake. */
 	kt_stream_put(&stream, "a", 1);
 	ck_assert_int_eq(kloop_stream_try_write(stream.stream, "b", 1), 0);
-	kt_turn_for(loop, 10);
-	kt_read_all(fds[1], back, 1);
+	ck_assert_uint_eq(kt_turn_read(loop, fds[1], back, 1), 1);
 	ck_assert_int_eq(back[0], 'a');
 	kt_close(fds[1]);
 	for (int i = 0; !sqpoll && i < 100; i++) {

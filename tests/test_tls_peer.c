@@ -348,9 +348,13 @@ static bool cannot_renew(const struct kt_tls *end)
 /* The peer renews its keys, and may ask for ours, again and again. */
 START_TEST(peer_updates)
 {
+	static const char *const ciphers[] = {
+		"TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256",
+	};
 	struct kt_tls_setup setup = {
 		.version = KLOOP_TLS_1_3,
-		.ktls = _i / 2 ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
+		.cipher = ciphers[_i / 4],
+		.ktls = _i / 2 % 2 ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
 	};
 	struct kt_peer peer;
 	struct half half;
@@ -367,6 +371,7 @@ START_TEST(peer_updates)
 	kt_tls_put(&half.end, 1000, 0);
 	written += 1000;
 	kt_peer_await(&peer, half.loop, written);
+	ck_assert_str_eq(kloop_tls_get_cipher(half.end.tls), setup.cipher);
 	ends = cannot_renew(&half.end);
 	for (int round = 0; round < 5; round++) {
 		ck_assert_int_eq(SSL_key_update(peer.ssl, _i % 2 ? SSL_KEY_UPDATE_REQUESTED
@@ -391,6 +396,11 @@ START_TEST(peer_updates)
 		ck_assert_int_eq(half.end.s.count[KT_ON_ERROR], 0);
 		ck_assert_int_eq(peer.updates, _i % 2 ? 5 : 0);
 	}
+	if (getenv("KLOOP_TEST_VM"))
+		printf("# KeyUpdate of the peer, %s, %s, receive in the %s: %s\n", setup.cipher,
+		       _i % 2 ? "requested" : "not requested",
+		       kloop_tls_get_ktls(half.end.tls, KLOOP_TLS_RECEIVE) == 1 ? "kernel" : "library",
+		       ends ? kloop_strerror(half.end.s.error) : "5 renewals");
 	kt_peer_free(&peer);
 	end_half(&half);
 }
@@ -604,7 +614,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(data, forged_record, 0, 4);
 	tcase_add_loop_test(data, alert_midway, 0, 4);
 	tcase_add_loop_test(data, renegotiation, 0, 2);
-	tcase_add_loop_test(update, peer_updates, 0, 4);
+	tcase_add_loop_test(update, peer_updates, 0, 12);
 	tcase_add_loop_test(update, own_update, 0, KT_MODES * 4);
 	tcase_add_test(update, update_misuse);
 	tcase_add_loop_test(update, resumption, 0, 4);

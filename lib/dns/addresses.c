@@ -215,6 +215,7 @@ static int begin(struct kloop_resolver *resolver, struct kloop_lookup *user, con
 	memset(lookup, 0, offsetof(struct address_lookup, finder));
 	memset(&lookup->each, 0, sizeof(*lookup) - offsetof(struct address_lookup, each));
 	lookup->finder.found = NULL;
+	lookup->finder.text = NULL;
 	lookup->wait.notify = notify;
 	lookup->each = each;
 	lookup->complete = complete;
@@ -249,6 +250,7 @@ int kloop_resolver_getaddrinfo_now(struct kloop_resolver *resolver, const char *
 				   const char *service, const struct addrinfo *hints,
 				   struct kloop_addresses **ret_addresses)
 {
+	uint64_t hits, misses;
 	struct kl_request *request;
 	struct kl_finder finder;
 	int ret = kl_resolver_check(resolver);
@@ -257,8 +259,11 @@ int kloop_resolver_getaddrinfo_now(struct kloop_resolver *resolver, const char *
 		return ret;
 	if (!ret_addresses)
 		return -EINVAL;
+	kl_resolver_tick(resolver);
 	if (!kl_config_ready(resolver, false))
 		return -EAGAIN;
+	hits = resolver->stats.cache_hits;
+	misses = resolver->stats.cache_misses;
 	ret = kl_request_new(node, service, hints, &request);
 	if (ret < 0)
 		return ret;
@@ -267,7 +272,11 @@ int kloop_resolver_getaddrinfo_now(struct kloop_resolver *resolver, const char *
 		ret = kl_finder_run(&finder);
 	if (ret == 0)
 		ret = kl_finder_list(&finder, AF_UNSPEC, ret_addresses);
-	if (ret != KL_FIND_ASK) {
+	if (ret == KL_FIND_ASK) {
+		/* What the cache had is counted by the lookup that follows. */
+		resolver->stats.cache_hits = hits;
+		resolver->stats.cache_misses = misses;
+	} else {
 		resolver->stats.lookups++;
 		resolver->stats.immediate++;
 	}

@@ -37,10 +37,29 @@ static unsigned collect_aliases(const struct kl_answer *answer, struct alias *al
 }
 
 /*
+ * DNAME: the server makes an alias of the question, with the random case of its
+ * letters. What stands for the first labels of the question gets back the
+ * letters of the caller.
+ */
+static void restore_case(struct kl_answer *answer, size_t at, const uint8_t *asked)
+{
+	const uint8_t *name = answer->wire + KL_HEADER_BYTES;
+	uint8_t *wire = answer->wire;
+
+	while (*asked != 0 && wire[at] == *asked &&
+	       memcmp(wire + at + 1, asked + 1, *asked) == 0) {
+		memcpy(wire + at + 1, name + 1, *asked);
+		at += 1u + *asked;
+		name += 1u + *asked;
+		asked += 1u + *asked;
+	}
+}
+
+/*
  * Follow the aliases from the question's name, in whatever order they stand.
  * Records whose owner is not on this way are nobody's business.
  */
-static bool follow(struct kl_answer *answer, uint8_t *name)
+static bool follow(struct kl_answer *answer, const uint8_t *asked, uint8_t *name)
 {
 	struct alias aliases[KL_ALIASES_MAX];
 	unsigned count = collect_aliases(answer, aliases);
@@ -50,6 +69,8 @@ static bool follow(struct kl_answer *answer, uint8_t *name)
 	kl_scan_name(answer->wire, answer->bytes, answer->target, name);
 	if (answer->scan.type == KL_TYPE_CNAME)
 		return true;
+	for (unsigned i = 0; i < count; i++)
+		restore_case(answer, aliases[i].target, asked);
 	for (unsigned i = 0; i < count; i++) {
 		if (!kl_scan_name_is(answer->wire, answer->bytes, aliases[i].owner, name))
 			continue;
@@ -130,7 +151,7 @@ struct kl_answer *kl_answer_new(const uint8_t *wire, size_t bytes, const struct 
 	answer->ttl_s = limits->max_s;
 	memcpy(answer->wire, wire, bytes);
 	memcpy(answer->wire + KL_HEADER_BYTES, name, scan->question_bytes);
-	if (!follow(answer, target)) {
+	if (!follow(answer, wire + KL_HEADER_BYTES, target)) {
 		answer->result = KLOOP_ERROR_DNS_NONAME;
 	} else if (find_data(answer, target)) {
 		answer->cacheable = true;

@@ -60,6 +60,8 @@ const uint8_t *kl_option_find(const uint8_t *wire, const struct kl_scan *scan, u
 			      size_t *ret_bytes);
 
 #define KL_OPTION_COOKIE 10
+#define KL_OPTION_KEEPALIVE 11
+#define KL_OPTION_PADDING 12
 #define KL_OPTION_EDE 15
 
 #endif

@@ -7,8 +7,8 @@
 #include "ring/memory.h"
 
 #define NS_PER_S UINT64_C(1000000000)
-/* An entry counts with its own memory, and what allocators add. */
-#define OVERHEAD_BYTES 64
+/* An entry counts with its own memory, its buckets, and what allocators add. */
+#define OVERHEAD_BYTES 80
 /* Hits from which on a name is hot. */
 #define HOT_HITS 4
 /* The part of its time at the end of which a hot name is asked for again: a tenth. */
@@ -144,7 +144,8 @@ void kl_cache_put(struct kl_cache *cache, const struct kl_key *key, struct kl_an
 		drop(cache, entry);
 	if (!answer->cacheable || answer->ttl_s == 0 || bytes > cache->max_bytes / 4)
 		return;
-	if (cache->entries >= cache->bucket_count)
+	/* Most names that are asked for are not there: an empty bucket says so at once. */
+	if (2 * cache->entries >= cache->bucket_count)
 		grow(cache);
 	entry = cache->bucket_count != 0 ? kl_malloc(sizeof(*entry) + key->name_bytes) : NULL;
 	if (!entry)

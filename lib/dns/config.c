@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ring/memory.h"
+#include "server.h"
 
 struct kl_config *kl_config_new(void)
 {
@@ -30,7 +31,7 @@ void kl_config_unref(struct kl_config *config)
 	kl_resolv_free(&config->resolv);
 	kl_hosts_free(&config->hosts);
 	kl_services_free(&config->services);
-	kl_free(config->servers);
+	kl_servers_free(config);
 	kl_free(config);
 }
 

@@ -214,7 +214,7 @@ bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 
 	if (resolver->options.flags & KLOOP_RESOLVER_NO_CACHE)
 		return false;
-	found = kl_cache_find(&resolver->cache, &key, kloop_now(), &answer);
+	found = kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer);
 	if (found != KL_FOUND_FRESH && found != KL_FOUND_HOT) {
 		resolver->stats.cache_misses++;
 		return false;
@@ -231,6 +231,20 @@ bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,
 			resolver->stats.prefetches++;
 	}
 	return true;
+}
+
+/* The name that addresses were found at, if somebody wants to know. */
+static int note_canonical(struct kl_finder *finder, const uint8_t *name)
+{
+	if (finder->canonical || !(finder->request->flags & AI_CANONNAME))
+		return 0;
+	if (!finder->text)
+		finder->text = kl_malloc(KLOOP_DNS_NAME_TEXT_BYTES);
+	if (!finder->text)
+		return -ENOMEM;
+	if (kloop_dns_name_format(name, KL_NAME_BYTES, finder->text, KLOOP_DNS_NAME_TEXT_BYTES) > 0)
+		finder->canonical = finder->text;
+	return 0;
 }
 
 /* Take the addresses of a reply; mapped: as IPv6. */
@@ -255,14 +269,10 @@ static int take_addresses(struct kl_finder *finder, const struct kl_reply *reply
 		else if (bytes == 16)
 			ret = add(finder, AF_INET6, data, 0);
 	}
-	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, kloop_now());
+	ttl_s = reply->stale ? 0 : kl_answer_ttl(answer, finder->resolver->now_ns);
 	if (ttl_s < finder->ttl_s)
 		finder->ttl_s = ttl_s;
-	if (!finder->canonical &&
-	    kloop_dns_name_format(answer->aliased ? walk.target : finder->name, KL_NAME_BYTES,
-				  finder->text, sizeof(finder->text)) > 0)
-		finder->canonical = finder->text;
-	return ret;
+	return ret == 0 ? note_canonical(finder, answer->aliased ? walk.target : finder->name) : ret;
 }
 
 static int take_replies(struct kl_finder *finder, const struct kl_reply replies[2])
@@ -295,10 +305,15 @@ static int take_replies(struct kl_finder *finder, const struct kl_reply replies[
 /* The worst that was said: "try again" hides that there may be something. */
 static int worst(int a, int b)
 {
-	static const int order[] = { -ENOMEM, KLOOP_ERROR_DNS_TIMEOUT, KLOOP_ERROR_DNS_AGAIN,
-				     KLOOP_ERROR_DNS_FAIL, KLOOP_ERROR_DNS_NODATA,
-				     KLOOP_ERROR_DNS_NONAME };
+	static const int order[] = { KLOOP_ERROR_DNS_TIMEOUT, KLOOP_ERROR_DNS_AGAIN,
+				     KLOOP_ERROR_DNS_TLS,     KLOOP_ERROR_DNS_FAIL,
+				     KLOOP_ERROR_DNS_NODATA,  KLOOP_ERROR_DNS_NONAME };
 
+	/* One of the system says nothing about the name at all. */
+	if (a < 0 && a > -4096)
+		return a;
+	if (b < 0 && b > -4096)
+		return b;
 	for (size_t i = 0; i < sizeof(order) / sizeof(order[0]); i++) {
 		if (a == order[i] || b == order[i])
 			return order[i];
@@ -385,7 +400,8 @@ static unsigned status_of(int result)
 {
 	if (result == KLOOP_ERROR_DNS_NONAME || result == KLOOP_ERROR_DNS_NODATA)
 		return KL_NSS_NOTFOUND;
-	if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT)
+	if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT ||
+	    result == KLOOP_ERROR_DNS_TLS)
 		return KL_NSS_TRYAGAIN;
 	return result == 0 ? KL_NSS_SUCCESS : KL_NSS_UNAVAIL;
 }
@@ -501,12 +517,13 @@ int kl_finder_peek(const struct kl_finder *finder, unsigned type, const struct k
 	part->found = NULL;
 	part->count = part->room = 0;
 	part->canonical = NULL;
+	part->text = NULL;
 	part->flags = reply->stale ? KLOOP_ADDRESSES_STALE : 0;
 	ret = take_addresses(part, reply, finder->family == AF_INET6 && type == KL_TYPE_A);
 	*ret_addresses = NULL;
 	if (ret == 0 && part->count != 0)
 		ret = kl_finder_list(part, AF_UNSPEC, ret_addresses);
-	kl_free(part->found);
+	kl_finder_end(part);
 	kl_free(part);
 	return ret;
 }
@@ -514,6 +531,8 @@ int kl_finder_peek(const struct kl_finder *finder, unsigned type, const struct k
 void kl_finder_end(struct kl_finder *finder)
 {
 	kl_free(finder->found);
+	kl_free(finder->text);
 	finder->found = NULL;
+	finder->text = NULL;
 	finder->count = finder->room = 0;
 }

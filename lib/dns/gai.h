@@ -69,7 +69,7 @@ struct kl_finder {
 
 	struct kl_socktype socktypes[KL_SOCKTYPES_MAX];
 	unsigned socktype_count;
-	char text[KLOOP_DNS_NAME_TEXT_BYTES]; /* the last: it is not cleared */
+	char *text; /* room for a canonical name that is not the configuration's; NULL */
 };
 
 /* What is known about one of the types after asking. */
@@ -95,6 +95,12 @@ int kl_finder_feed(struct kl_finder *finder, const struct kl_reply replies[2]);
 int kl_finder_peek(const struct kl_finder *finder, unsigned type,
 		   const struct kl_reply *reply, struct kloop_addresses **ret_addresses);
 void kl_finder_end(struct kl_finder *finder);
+
+/*
+ * The message of a reply that has an answer, with all names whole. 0, -ENOMEM, or
+ * KLOOP_ERROR_DNS_FAIL if it would be too large.
+ */
+int kl_message_make(const struct kl_reply *reply, struct kloop_dns_message **ret_message);
 
 /* Is everything about this reply in the cache? */
 bool kl_reply_cached(struct kloop_resolver *resolver, struct kl_config *config,

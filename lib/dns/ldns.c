@@ -3,11 +3,12 @@
  * The only file that includes headers of ldns.
  *
  * What may be used of it: constructors and accessors of names, records, packets
- * and EDNS options, ldns_pkt2buffer_wire(), ldns_wire2rr() and
+ * and EDNS options, ldns_pkt2buffer_wire(), ldns_wire2rdf() and
  * ldns_rdf_address_reverse(). Not: whatever sends, resolves, reads files or
  * blocks; whatever turns untrusted data into text (ldns 1.8.3 crashes on some
  * EDNS options, and asks getservbyport(3) for WKS); ldns_wire2pkt(), which
- * takes memory without bound and leaks on some packets; ldns_pkt_query_new(),
+ * takes memory without bound and leaks on some packets; ldns_wire2rr(), which
+ * does not look whether it got memory; ldns_pkt_query_new(),
  * which draws an id that nobody uses.
  */
 #include "ldns.h"
@@ -110,21 +111,24 @@ int kl_ldns_encode(const struct kl_ldns_query *query, uint8_t ret_wire[KL_QUERY_
 	return ret;
 }
 
-int kl_ldns_decode(const uint8_t *wire, size_t bytes, size_t at, uint8_t *ret_data, size_t room)
+int kl_ldns_decode(const uint8_t *wire, size_t bytes, unsigned type, size_t data_at,
+		   uint8_t *ret_data, size_t room)
 {
-	ldns_rr *record = NULL;
-	size_t used = 0;
+	ldns_rr *record = ldns_rr_new();
+	size_t used = 0, at = data_at - 2; /* RDLENGTH belongs to it */
 	int ret = 0;
 
-	if (ldns_wire2rr(&record, wire, bytes, &at, LDNS_SECTION_ANSWER) != LDNS_STATUS_OK ||
-	    !record)
-		return -EBADMSG;
-	for (size_t i = 0; i < ldns_rr_rd_count(record); i++) {
+	if (!record)
+		return -ENOMEM;
+	ldns_rr_set_type(record, (ldns_rr_type)type);
+	if (ldns_wire2rdf(record, wire, bytes, &at) != LDNS_STATUS_OK)
+		ret = -EBADMSG;
+	for (size_t i = 0; i < ldns_rr_rd_count(record) && ret == 0; i++) {
 		const ldns_rdf *field = ldns_rr_rdf(record, i);
 
 		if (!field || ldns_rdf_size(field) > room - used) {
 			ret = field ? -ENOSPC : -EBADMSG;
-			break;
+			continue;
 		}
 		memcpy(ret_data + used, ldns_rdf_data(field), ldns_rdf_size(field));
 		used += ldns_rdf_size(field);

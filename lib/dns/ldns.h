@@ -29,17 +29,18 @@ struct kl_ldns_query {
 	size_t cookie_bytes;
 };
 
-/* Room for every query: header, name, question, OPT, the longest cookie. */
-#define KL_QUERY_BYTES 352
+/* Room for every query: header, name, question, OPT, the longest cookie or what pads it. */
+#define KL_QUERY_BYTES 384
 
 /* Encode. The length, or -ENOMEM, -EINVAL. */
 int kl_ldns_encode(const struct kl_ldns_query *query, uint8_t ret_wire[KL_QUERY_BYTES]);
 
 /*
- * RDATA of the record at an offset of a scanned message, its names made whole.
- * Only for types of kl_scan_has_names(). The length, -EBADMSG, or -ENOSPC.
+ * RDATA at an offset of a scanned message, its names made whole. Only for types
+ * of kl_scan_has_names(). The length, -EBADMSG, -ENOMEM, or -ENOSPC.
  */
-int kl_ldns_decode(const uint8_t *wire, size_t bytes, size_t at, uint8_t *ret_data, size_t room);
+int kl_ldns_decode(const uint8_t *wire, size_t bytes, unsigned type, size_t data_at,
+		   uint8_t *ret_data, size_t room);
 
 /*
  * The name under in-addr.arpa or ip6.arpa of an address. Its length; -ENOMEM,

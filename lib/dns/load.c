@@ -6,6 +6,7 @@
  * another target of a symbolic link is another file.
  */
 #include "lookup.h"
+#include "query.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -80,7 +81,8 @@ static void finish(struct kl_loader *loader, int error)
 
 	resolver->loader = NULL;
 	loader->resolver = NULL;
-	resolver->checked_ns = kloop_now();
+	kl_resolver_tick(resolver);
+	resolver->checked_ns = resolver->now_ns;
 	resolver->load_error = error;
 	if (error == 0 && loader->config) {
 		if (old && !resolver->reread)
@@ -90,8 +92,10 @@ static void finish(struct kl_loader *loader, int error)
 		resolver->reread = false;
 		resolver->stats.reloads++;
 		/* What other servers said, or the same for another network, may be wrong now. */
-		if (old)
+		if (old) {
 			kl_cache_flush(&resolver->cache, NULL);
+			kl_tcp_retire(old);
+		}
 		kl_config_unref(old);
 	}
 	/* A failure to read again leaves the old one in force. */
@@ -108,6 +112,7 @@ static int complete_config(struct kl_loader *loader)
 	struct kl_config *config = loader->config;
 	struct kl_resolv *resolv = &config->resolv;
 	char hostname[256] = "";
+	struct kl_server_choice choices[KL_CONF_SERVERS_MAX] = { 0 };
 	int ret = 0;
 
 	memcpy(config->stamps, loader->stamps, sizeof(config->stamps));
@@ -124,9 +129,10 @@ static int complete_config(struct kl_loader *loader)
 							resolv->timeout_s * UINT64_C(1000000000);
 	config->attempts = options->attempts != 0 ? options->attempts : resolv->attempts;
 	if (options->server_count != 0)
-		return kl_servers_make(config, options->servers, options->transports,
-				       options->server_count);
-	return kl_servers_make(config, resolv->servers, NULL, resolv->server_count);
+		return kl_servers_make(config, options->servers, options->server_count);
+	for (unsigned i = 0; i < resolv->server_count; i++)
+		choices[i].address = resolv->servers[i];
+	return kl_servers_make(config, choices, resolv->server_count);
 }
 
 static struct kl_stamp stamp_of(const struct statx *status)
@@ -345,7 +351,7 @@ static bool must_look(const struct kloop_resolver *resolver)
 	    (resolver->config->resolv.options & off))
 		return false;
 	return resolver->options.check_ns == 0 ||
-	       kloop_now() - resolver->checked_ns > resolver->options.check_ns;
+	       resolver->now_ns - resolver->checked_ns > resolver->options.check_ns;
 }
 
 bool kl_config_ready(struct kloop_resolver *resolver, bool may_start)

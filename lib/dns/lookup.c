@@ -30,6 +30,7 @@ static void start(struct kl_lookup *lookup)
 void kl_lookup_begin(struct kl_lookup *lookup, const struct kl_lookup_kind *kind,
 		     struct kloop_resolver *resolver, struct kloop_lookup *user)
 {
+	kl_resolver_tick(resolver);
 	lookup->kind = kind;
 	lookup->resolver = resolver;
 	lookup->user = user;
@@ -53,6 +54,7 @@ void kl_lookups_configured(struct kloop_resolver *resolver)
 {
 	struct kl_lookup *lookup = resolver->configless;
 
+	kl_resolver_tick(resolver);
 	resolver->configless = NULL;
 	resolver->configless_tail = &resolver->configless;
 	while (lookup) {
@@ -163,6 +165,8 @@ int kloop_lookup_cancel(struct kloop_lookup *user)
 	/* While the loop ends everything is being cancelled anyway. */
 	if (ret < 0)
 		return ret == -ESTALE ? 0 : ret;
+	/* What waited for its turn may have it now. */
+	kl_resolver_tick(lookup->resolver);
 	kl_lookup_end(lookup, -ECANCELED);
 	/* One that has a result which is not told yet takes this in its place. */
 	lookup->result = -ECANCELED;

@@ -49,7 +49,8 @@ static int add_data(struct kloop_dns_message *message, const struct kl_record *f
 
 	to->data_bytes = from->data_bytes;
 	if (kl_scan_has_names(from->type)) {
-		ret = kl_ldns_decode(answer->wire, answer->bytes, from->owner, data, sizeof(data));
+		ret = kl_ldns_decode(answer->wire, answer->bytes, from->type, from->data, data,
+				     sizeof(data));
 		if (ret < 0)
 			return KLOOP_ERROR_DNS_FAIL;
 		to->data_bytes = (size_t)ret;
@@ -105,7 +106,7 @@ static void take_ede(struct kloop_dns_message *message)
 	}
 }
 
-static int make_message(const struct kl_reply *reply, struct kloop_dns_message **ret_message)
+int kl_message_make(const struct kl_reply *reply, struct kloop_dns_message **ret_message)
 {
 	struct kloop_dns_message *message = kl_calloc(1, sizeof(*message));
 	struct kl_record record;
@@ -239,8 +240,10 @@ static void take(struct message_lookup *lookup, const struct kl_reply *reply)
 	kloop_dns_message_unref(lookup->message);
 	lookup->message = NULL;
 	if (reply->answer) {
-		ret = make_message(reply, &lookup->message);
-		if (ret < 0) {
+		ret = kl_message_make(reply, &lookup->message);
+		/* Of a failure the message is an extra. */
+		if (ret < 0 && (result == 0 || result == KLOOP_ERROR_DNS_NONAME ||
+				result == KLOOP_ERROR_DNS_NODATA)) {
 			kl_lookup_end(&lookup->base, ret);
 			return;
 		}
@@ -260,7 +263,8 @@ static void notify(struct kl_wait *wait, struct kl_query *query)
 	struct kl_reply reply = { .result = question->result,
 				  .rcode = question->rcode,
 				  .stale = question->stale,
-				  .answer = question->answer };
+				  .answer = question->answer ? question->answer :
+							       question->refusal };
 
 	if (!question->done)
 		return;
@@ -309,11 +313,28 @@ static void stop(struct kl_lookup *base)
 	kl_wait_end(&kl_container_of(base, struct message_lookup, base)->wait);
 }
 
+/* Is it the message that goes with the result? Of a search it may be another name's. */
+static bool tells(const struct kloop_dns_message *message, int result)
+{
+	unsigned rcode = message->answer->scan.rcode;
+
+	switch (result) {
+	case 0:
+	case KLOOP_ERROR_DNS_NONAME:
+	case KLOOP_ERROR_DNS_NODATA:
+		return rcode == KL_NOERROR || rcode == KL_NXDOMAIN;
+	case KLOOP_ERROR_DNS_AGAIN:
+	case KLOOP_ERROR_DNS_FAIL:
+		return rcode != KL_NOERROR && rcode != KL_NXDOMAIN;
+	default:
+		return false;
+	}
+}
+
 static void deliver(struct kl_lookup *base, struct kloop_lookup *user)
 {
 	struct message_lookup *lookup = kl_container_of(base, struct message_lookup, base);
-	bool told = base->result == 0 || base->result == KLOOP_ERROR_DNS_NONAME ||
-		    base->result == KLOOP_ERROR_DNS_NODATA;
+	bool told = lookup->message && tells(lookup->message, base->result);
 
 	lookup->complete(user, base->result, told ? lookup->message : NULL);
 }

@@ -186,7 +186,8 @@ static bool is_end(const struct name_lookup *lookup, int result)
 		return false;
 	if (result == KLOOP_ERROR_DNS_NONAME || result == KLOOP_ERROR_DNS_NODATA)
 		status = KL_NSS_NOTFOUND;
-	else if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT)
+	else if (result == KLOOP_ERROR_DNS_AGAIN || result == KLOOP_ERROR_DNS_TIMEOUT ||
+		 result == KLOOP_ERROR_DNS_TLS)
 		status = KL_NSS_TRYAGAIN;
 	return nsswitch->modules[lookup->module - 1].returns & 1u << status;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 #include "resolver.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
@@ -13,6 +14,7 @@ const struct kloop_resolver_options kl_resolver_defaults = {
 	.max_negative_ttl_s = 300,
 	.max_queries = 1024,
 	.check_ns = 1000000000,
+	.idle_ns = UINT64_C(10000000000),
 };
 
 int kloop_resolver_options_new(struct kloop_resolver_options **ret_options)
@@ -35,6 +37,12 @@ void kl_resolver_clear_options(struct kloop_resolver_options *options)
 		kl_free(options->paths[i]);
 		options->paths[i] = NULL;
 	}
+	for (unsigned i = 0; i < options->server_count; i++) {
+		kl_free(options->servers[i].name);
+		options->servers[i].name = NULL;
+	}
+	kloop_tls_context_unref(options->tls_context);
+	options->tls_context = NULL;
 }
 
 void kloop_resolver_options_free(struct kloop_resolver_options *options)
@@ -54,46 +62,109 @@ static char *copy_text(const char *text)
 int kl_resolver_copy_options(const struct kloop_resolver_options *from,
 			     struct kloop_resolver_options *ret_to)
 {
+	bool copied = true;
+
 	*ret_to = *from;
-	memset(ret_to->paths, 0, sizeof(ret_to->paths));
+	if (from->tls_context)
+		kloop_tls_context_ref(from->tls_context);
 	for (int i = 0; i < KL_FILES; i++) {
-		if (!from->paths[i])
-			continue;
-		ret_to->paths[i] = copy_text(from->paths[i]);
-		if (!ret_to->paths[i]) {
-			kl_resolver_clear_options(ret_to);
-			return -ENOMEM;
-		}
+		ret_to->paths[i] = from->paths[i] ? copy_text(from->paths[i]) : NULL;
+		copied = copied && (ret_to->paths[i] || !from->paths[i]);
 	}
+	for (unsigned i = 0; i < from->server_count; i++) {
+		const char *name = from->servers[i].name;
+
+		ret_to->servers[i].name = name ? copy_text(name) : NULL;
+		copied = copied && (ret_to->servers[i].name || !name);
+	}
+	if (!copied)
+		kl_resolver_clear_options(ret_to);
+	return copied ? 0 : -ENOMEM;
+}
+
+/* A copy with its port, without what stands around it: servers are compared as bytes. */
+static int copy_address(const struct kloop_address *address, uint16_t port,
+			struct kloop_address *ret_copy)
+{
+	memset(ret_copy, 0, sizeof(*ret_copy));
+	if (address->length >= sizeof(ret_copy->u.ip4) && address->u.any.sa_family == AF_INET) {
+		ret_copy->length = sizeof(ret_copy->u.ip4);
+		ret_copy->u.ip4 = address->u.ip4;
+		if (ret_copy->u.ip4.sin_port == 0)
+			ret_copy->u.ip4.sin_port = htons(port);
+		return 0;
+	}
+	if (address->length >= sizeof(ret_copy->u.ip6) && address->u.any.sa_family == AF_INET6) {
+		ret_copy->length = sizeof(ret_copy->u.ip6);
+		ret_copy->u.ip6 = address->u.ip6;
+		if (ret_copy->u.ip6.sin6_port == 0)
+			ret_copy->u.ip6.sin6_port = htons(port);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int add_server(struct kloop_resolver_options *options, const struct kloop_address *address,
+		      unsigned transport, const char *name, unsigned flags)
+{
+	struct kl_server_choice *choice;
+
+	if (!options || !address || transport > KLOOP_DNS_TLS)
+		return -EINVAL;
+	if (options->server_count == KL_SERVERS_MAX)
+		return -ENOSPC;
+	choice = &options->servers[options->server_count];
+	*choice = (struct kl_server_choice){ .transport = transport, .tls_flags = flags };
+	if (copy_address(address, transport == KLOOP_DNS_TLS ? 853 : 53, &choice->address) < 0)
+		return -EINVAL;
+	choice->name = name ? copy_text(name) : NULL;
+	if (name && !choice->name)
+		return -ENOMEM;
+	options->server_count++;
 	return 0;
 }
 
 int kloop_resolver_options_add_server(struct kloop_resolver_options *options,
 				      const struct kloop_address *address, unsigned transport)
 {
-	struct kloop_address copy;
+	return add_server(options, address, transport, NULL, 0);
+}
 
-	if (!options || !address || transport > KLOOP_DNS_TCP)
+/* What a certificate can be for: a host's name, or an address. */
+static bool is_tls_name(const char *name)
+{
+	uint8_t wire[KL_NAME_BYTES], address[16];
+
+	if (inet_pton(AF_INET, name, address) == 1 || inet_pton(AF_INET6, name, address) == 1)
+		return true;
+	return kl_name_parse(name, strlen(name), false, wire) > 1 && kl_name_is_host(wire);
+}
+
+int kloop_resolver_options_add_tls_server(struct kloop_resolver_options *options,
+					  const struct kloop_address *address, const char *name,
+					  unsigned flags)
+{
+	if ((flags & ~(unsigned)KLOOP_DNS_TLS_OPPORTUNISTIC) || (name && !is_tls_name(name)))
 		return -EINVAL;
-	memset(&copy, 0, sizeof(copy)); /* servers are compared as bytes */
-	if (address->length >= sizeof(copy.u.ip4) && address->u.any.sa_family == AF_INET) {
-		copy.length = sizeof(copy.u.ip4);
-		copy.u.ip4 = address->u.ip4;
-		if (copy.u.ip4.sin_port == 0)
-			copy.u.ip4.sin_port = htons(53);
-	} else if (address->length >= sizeof(copy.u.ip6) && address->u.any.sa_family == AF_INET6) {
-		copy.length = sizeof(copy.u.ip6);
-		copy.u.ip6 = address->u.ip6;
-		if (copy.u.ip6.sin6_port == 0)
-			copy.u.ip6.sin6_port = htons(53);
-	} else {
-		return -EINVAL;
-	}
-	if (options->server_count == KL_SERVERS_MAX)
-		return -ENOSPC;
-	options->servers[options->server_count] = copy;
-	options->transports[options->server_count++] = transport;
-	return 0;
+	return add_server(options, address, KLOOP_DNS_TLS, name, flags);
+}
+
+void kloop_resolver_options_set_tls_context(struct kloop_resolver_options *options,
+					    struct kloop_tls_context *context)
+{
+	if (!options)
+		return;
+	if (context)
+		kloop_tls_context_ref(context);
+	kloop_tls_context_unref(options->tls_context);
+	options->tls_context = context;
+}
+
+void kloop_resolver_options_set_idle_timeout(struct kloop_resolver_options *options,
+					     uint64_t idle_ns)
+{
+	if (options)
+		options->idle_ns = idle_ns;
 }
 
 int kloop_resolver_options_set_file(struct kloop_resolver_options *options, unsigned file,

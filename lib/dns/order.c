@@ -16,46 +16,58 @@
 
 /* Changes of this machine's addresses are noticed after so long. */
 #define LOOK_NS UINT64_C(10000000)
+/* And of the table of labels, of which nobody tells, after so long. */
+#define SOURCES_NS UINT64_C(10000000000)
 
 /* ---- addresses of this machine -------------------------------------------- */
 
-static int open_netlink(unsigned groups)
-{
-	struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = groups };
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_ROUTE);
+#define GROUP(which) (1u << (RTNLGRP_##which - 1))
+#define GROUPS                                                                                     \
+	(GROUP(LINK) | GROUP(IPV4_IFADDR) | GROUP(IPV6_IFADDR) | GROUP(IPV4_ROUTE) |               \
+	 GROUP(IPV6_ROUTE) | GROUP(IPV4_RULE) | GROUP(IPV6_RULE))
 
-	if (fd >= 0 && bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
-		close(fd);
-		return -1;
+/* Have addresses changed, too, or only the ways to others? */
+static bool tells_addresses(const char *buffer, size_t bytes)
+{
+	const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)buffer;
+	unsigned left = (unsigned)bytes;
+
+	for (; NLMSG_OK(header, left); header = NLMSG_NEXT(header, left)) {
+		if (header->nlmsg_type < RTM_NEWROUTE)
+			return true; /* links and addresses have the lower numbers */
 	}
-	return fd;
+	return false;
 }
 
-/* Has anything changed since the last look? A call that never waits, now and then. */
-static bool has_changed(struct kl_routes *routes)
+/*
+ * Has anything changed since the last look? What did is no longer valid. A call
+ * that never waits, now and then.
+ */
+static void look(struct kl_routes *routes)
 {
+	_Alignas(struct nlmsghdr) char buffer[8192];
 	uint64_t now = kloop_now();
-	char buffer[4096];
-	bool changed = false;
+	ssize_t bytes;
 
 	if (routes->valid && now - routes->looked_ns < LOOK_NS)
-		return false;
+		return;
 	routes->looked_ns = now;
-
 	if (!routes->opened) {
 		routes->opened = true;
-		routes->monitor = open_netlink(RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR |
-					       RTMGRP_LINK);
+		routes->monitor = kl_netlink_open(GROUPS);
 	}
+	if (routes->monitor < 0 || now - routes->sources_ns > SOURCES_NS)
+		routes->sources_valid = false;
 	if (routes->monitor < 0)
-		return true;
-	for (int i = 0; i < 64; i++) {
-		if (recv(routes->monitor, buffer, sizeof(buffer), MSG_DONTWAIT) < 0 &&
-		    errno != ENOBUFS)
+		routes->valid = false;
+	for (int i = 0; i < 64 && routes->monitor >= 0; i++) {
+		bytes = recv(routes->monitor, buffer, sizeof(buffer), MSG_DONTWAIT);
+		if (bytes < 0 && errno != ENOBUFS)
 			break;
-		changed = true;
+		routes->sources_valid = false;
+		if (bytes < 0 || tells_addresses(buffer, (size_t)bytes))
+			routes->valid = false;
 	}
-	return changed;
 }
 
 static void add_local(struct kl_routes *routes, const struct ifaddrmsg *message, size_t bytes)
@@ -124,7 +136,7 @@ static void dump(struct kl_routes *routes)
 		.message = { .ifa_family = AF_UNSPEC },
 	};
 	_Alignas(struct nlmsghdr) char buffer[32768];
-	int fd = open_netlink(0);
+	int fd = kl_netlink_open(0);
 	ssize_t bytes;
 
 	if (fd < 0)
@@ -147,8 +159,10 @@ static int by_address(const void *a, const void *b)
 
 static void refresh(struct kl_routes *routes)
 {
-	if (!has_changed(routes) && routes->valid)
+	look(routes);
+	if (routes->valid)
 		return;
+	routes->sources_valid = false;
 	if (!routes->locals)
 		routes->locals = kl_malloc(KL_INTERFACES_MAX * sizeof(*routes->locals));
 	routes->count = 0;
@@ -182,6 +196,7 @@ void kl_routes_free(struct kl_routes *routes)
 			close(fds[i]);
 	}
 	kl_free(routes->locals);
+	kl_free(routes->sources);
 	kl_routes_init(routes);
 }
 
@@ -194,8 +209,11 @@ static void map4(const uint8_t ip4[4], uint8_t ret_address[16])
 	memcpy(ret_address + 12, ip4, 4);
 }
 
-/* Whose packets to this address would be: what connect(2) says, which sends nothing. */
-static void find_source(int fd, struct kl_found_address *found)
+/*
+ * Whose packets to this address would be: what connect(2) says, which sends
+ * nothing. False: the kernel did not get to say.
+ */
+static bool find_source(int fd, struct kl_found_address *found)
 {
 	const struct sockaddr none = { .sa_family = AF_UNSPEC };
 	struct kloop_address to, from;
@@ -215,14 +233,16 @@ static void find_source(int fd, struct kl_found_address *found)
 	}
 	(void)connect(fd, &none, sizeof(none));
 	from.length = sizeof(from.u);
-	if (connect(fd, &to.u.any, to.length) < 0 ||
-	    getsockname(fd, &from.u.any, &from.length) < 0)
-		return;
+	if (connect(fd, &to.u.any, to.length) < 0)
+		return errno != ENOMEM && errno != ENOBUFS && errno != EAGAIN && errno != EINTR;
+	if (getsockname(fd, &from.u.any, &from.length) < 0)
+		return false;
 	found->reachable = true;
 	if (found->family == AF_INET)
 		map4((const uint8_t *)&from.u.ip4.sin_addr, found->source);
 	else
 		memcpy(found->source, &from.u.ip6.sin6_addr, 16);
+	return true;
 }
 
 static void find_local(const struct kl_routes *routes, struct kl_found_address *found)
@@ -244,20 +264,61 @@ static bool is_loopback(const struct kl_found_address *found)
 	return IN6_IS_ADDR_LOOPBACK(&ip6);
 }
 
+/* What tells sources apart, if all of it is known. */
+static struct kl_sources *get_sources(struct kl_routes *routes)
+{
+	if (routes->monitor < 0)
+		return NULL;
+	if (!routes->sources)
+		routes->sources = kl_malloc(sizeof(*routes->sources));
+	if (routes->sources_valid || !routes->sources)
+		return routes->sources;
+	kl_sources_load(routes->sources);
+	for (unsigned i = 0; i < routes->count; i++) {
+		if (routes->locals[i].family == AF_INET6)
+			kl_sources_add_local(routes->sources, routes->locals[i].address);
+	}
+	/* Of more addresses than are kept nothing is known. */
+	if (!routes->locals || routes->count == KL_INTERFACES_MAX)
+		routes->sources->usable = false;
+	routes->sources_valid = true;
+	routes->sources_ns = kloop_now();
+	return routes->sources;
+}
+
+static bool ask_kernel(struct kl_routes *routes, struct kl_found_address *found)
+{
+	int *fd = &routes->probes[found->family == AF_INET6];
+
+	if (*fd < 0)
+		*fd = socket(found->family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_IP);
+	return *fd >= 0 && find_source(*fd, found);
+}
+
 static void probe(struct kl_routes *routes, struct kl_found_address *found)
 {
-	int family = found->family;
-	int *fd = &routes->probes[family == AF_INET6];
+	struct kl_source *slot = NULL;
+	struct kl_sources *sources;
+	uint8_t address[16];
 
 	/* Without an address of the family there is no way to any other machine. */
-	if (routes->valid && !(family == AF_INET ? routes->has4 : routes->has6) &&
+	if (routes->valid && !(found->family == AF_INET ? routes->has4 : routes->has6) &&
 	    !is_loopback(found))
 		return;
-	if (*fd < 0)
-		*fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_IP);
-	if (*fd < 0)
-		return;
-	find_source(*fd, found);
+	if (found->family == AF_INET)
+		map4(found->address, address);
+	else
+		memcpy(address, found->address, sizeof(address));
+	sources = found->scope_id == 0 ? get_sources(routes) : NULL;
+	if (sources)
+		slot = kl_sources_find(sources, address);
+	if (!slot || slot->state == KL_SOURCE_UNKNOWN) {
+		if (ask_kernel(routes, found) && slot)
+			kl_sources_set(slot, address, found->reachable ? found->source : NULL);
+	} else if (slot->state == KL_SOURCE_KNOWN) {
+		found->reachable = true;
+		memcpy(found->source, slot->address, sizeof(found->source));
+	}
 	find_local(routes, found);
 }
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /*
  * The order of addresses (RFC 6724), as getaddrinfo(3) of glibc has it. Sources
- * are found by connecting a UDP socket, which sends nothing and never waits.
+ * are found by connecting a UDP socket, which sends nothing and never waits;
+ * addresses that the kernel cannot tell apart share one.
  */
 #ifndef KL_DNS_ORDER_H
 #define KL_DNS_ORDER_H
 
 #include "config.h"
+#include "sources.h"
 
 /* Addresses of which the source is looked for; behind them all count the same. */
 #define KL_SOURCES_MAX 64
@@ -33,6 +35,9 @@ struct kl_routes {
 	bool has6;
 	struct kl_local *locals;
 	unsigned count;
+	struct kl_sources *sources; /* NULL: not asked for yet */
+	bool sources_valid;
+	uint64_t sources_ns; /* when they were read */
 };
 
 /* An address to be ordered. */

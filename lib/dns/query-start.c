@@ -93,7 +93,7 @@ static bool find_stale(struct kl_query *query)
 		struct kl_key key = kl_query_key(query, &query->questions[i]);
 		struct kl_answer *answer;
 
-		all = kl_cache_find(&resolver->cache, &key, kloop_now(), &answer) != 0;
+		all = kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer) != 0;
 	}
 	return all;
 }
@@ -125,7 +125,7 @@ int kl_query_start(struct kloop_resolver *resolver, struct kl_config *config, co
 	query->config = kl_config_ref(config);
 	query->next = *kl_query_bucket(resolver, query->hash);
 	*kl_query_bucket(resolver, query->hash) = query;
-	kl_servers_order(config, kloop_now(), query->order, &query->probe);
+	kl_servers_order(config, resolver->now_ns, query->order, &query->probe);
 	query->has_stale = find_stale(query);
 	add_wait(query, wait);
 	resolver->stats.queries++;

@@ -112,9 +112,12 @@ static void end_query(struct kl_query *query)
 		query->waits = wait->next;
 		wait->query = NULL;
 	}
-	for (unsigned i = 0; i < query->count; i++)
+	for (unsigned i = 0; i < query->count; i++) {
 		kl_answer_unref(query->questions[i].answer);
+		kl_answer_unref(query->questions[i].refusal);
+	}
 	kl_config_unref(query->config);
+	kl_free(query->places);
 	kl_free(query);
 }
 
@@ -187,12 +190,11 @@ static void give_up(struct kl_query *query, struct kl_question *question, int fa
 	struct kl_answer *answer;
 
 	question->done = true;
-	question->tcp = false;
 	query->pending--;
 	if (failure == KLOOP_ERROR_DNS_TIMEOUT)
 		resolver->stats.timeouts++;
 	if (resolver->options.stale_s != 0 &&
-	    kl_cache_find(&resolver->cache, &key, kloop_now(), &answer) == KL_FOUND_STALE) {
+	    kl_cache_find(&resolver->cache, &key, resolver->now_ns, &answer) == KL_FOUND_STALE) {
 		resolver->stats.cache_stale++;
 		question->answer = kl_answer_ref(answer);
 		question->result = answer->result;
@@ -214,11 +216,6 @@ static void give_up_all(struct kl_query *query, int failure)
 	tell(query);
 }
 
-static bool trusts(const struct kl_query *query, const struct kl_server *server)
-{
-	return (query->config->resolv.options & KL_RESOLV_TRUST_AD) || server->loopback;
-}
-
 /* The server's word is final. False: the query is gone. */
 static bool settle(struct kl_query *query, struct kl_question *question, struct kl_server *server,
 		   const struct kl_incoming *incoming, const struct kl_scan *scan)
@@ -228,16 +225,15 @@ static bool settle(struct kl_query *query, struct kl_question *question, struct 
 					      resolver->options.max_negative_ttl_s };
 	struct kl_key key = kl_query_key(query, question);
 	struct kl_answer *answer = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
-						 &limits, kloop_now());
+						 &limits, resolver->now_ns);
 
 	question->done = true;
-	question->tcp = false;
 	query->pending--;
 	if (!answer) {
 		question->result = -ENOMEM;
 		return tell(query);
 	}
-	answer->authentic = (scan->flags & KL_FLAG_AD) && trusts(query, server);
+	answer->authentic = (scan->flags & KL_FLAG_AD) && kl_query_trusts(query, server);
 	question->answer = answer;
 	question->result = answer->result;
 	if (!(resolver->options.flags & KLOOP_RESOLVER_NO_CACHE))
@@ -247,63 +243,6 @@ static bool settle(struct kl_query *query, struct kl_question *question, struct 
 
 /* ---- whom to ask -------------------------------------------------------- */
 
-/* Have ldns encode one question, and keep what is around it. 0, or as kl_ldns_encode(). */
-static int make_template(struct kl_query *query, struct kl_server *server, bool edns, unsigned key)
-{
-	struct kl_ldns_query wanted = {
-		.name = (const uint8_t *)"",
-		.name_bytes = 1,
-		.recursion = !(query->flags & KLOOP_QUERY_NO_RECURSION),
-		.checking_disabled = query->flags & KLOOP_QUERY_CHECKING_DISABLED,
-		.authentic = edns && trusts(query, server),
-		.dnssec = edns && (query->flags & KLOOP_QUERY_DNSSEC),
-		.edns_bytes = edns ? KL_EDNS_BYTES : 0,
-	};
-	struct kl_template *made = &server->question;
-	uint8_t wire[KL_QUERY_BYTES];
-	const int around = KL_HEADER_BYTES + 1 + 4;
-	int bytes;
-
-	if (edns && !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES)) {
-		wanted.cookie_bytes = kl_server_cookie(server, &query->resolver->random);
-		wanted.cookie = server->cookie;
-	}
-	bytes = kl_ldns_encode(&wanted, wire);
-	if (bytes < 0)
-		return bytes;
-	if (bytes < around || bytes - around > (int)sizeof(made->tail))
-		return -EINVAL;
-	memcpy(made->header, wire, KL_HEADER_BYTES);
-	made->tail_bytes = (unsigned)(bytes - around);
-	memcpy(made->tail, wire + around, made->tail_bytes);
-	made->key = key;
-	return 0;
-}
-
-int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server *server,
-		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns)
-{
-	bool edns = !(query->resolver->options.flags & KLOOP_RESOLVER_NO_EDNS) &&
-		    server->no_edns_until_ns <= kloop_now();
-	const uint8_t *name = tcp || !server->keeps_case ? query->name : query->cased;
-	unsigned key = query->flags << 2 | (edns ? 2u : 0) | 1;
-	const struct kl_template *made = &server->question;
-	uint8_t *at = ret_wire + KL_HEADER_BYTES;
-	int ret = made->key == key ? 0 : make_template(query, server, edns, key);
-
-	if (ret < 0)
-		return ret;
-	memcpy(ret_wire, made->header, KL_HEADER_BYTES);
-	kl_put16(ret_wire, id);
-	memcpy(at, name, query->name_bytes);
-	at += query->name_bytes;
-	kl_put16(at, query->questions[question].type);
-	kl_put16(at + 2, KL_CLASS_IN);
-	memcpy(at + 4, made->tail, made->tail_bytes);
-	*ret_edns = edns;
-	return (int)(at + 4 + made->tail_bytes - ret_wire);
-}
-
 /* Ask a server for all that is open. 0, or why that could not be. */
 static int ask(struct kl_query *query, unsigned server)
 {
@@ -312,7 +251,7 @@ static int ask(struct kl_query *query, unsigned server)
 	if (query->config->servers[server].transport == KLOOP_DNS_UDP)
 		return kl_udp_ask(query, server);
 	for (unsigned i = 0; i < query->count && ret == 0; i++) {
-		if (!query->questions[i].done && !query->questions[i].tcp)
+		if (!query->questions[i].done && !(query->questions[i].tcp & 1u << server))
 			ret = kl_tcp_ask(query, server, i);
 	}
 	return ret;
@@ -354,11 +293,55 @@ static void arm(struct kl_query *query, uint64_t when_ns)
 	kl_resolver_schedule(query->resolver);
 }
 
+/*
+ * What is lost at once, by a full queue or a path that comes up, is lost twice:
+ * those who are still silent are asked a last time in the midst of the last
+ * wait. Whoever wants one attempt, or glibc's way, gets that.
+ */
+static bool calls_again(const struct kl_query *query)
+{
+	return !query->called_again && query->config->attempts > 1 &&
+	       !(query->resolver->options.flags & KLOOP_RESOLVER_NO_RACE);
+}
+
+static void call_again(struct kl_query *query)
+{
+	unsigned silent = kl_udp_silent(query);
+
+	query->called_again = true;
+	for (unsigned i = 0; i < query->config->server_count; i++) {
+		if (!(silent & 1u << i) ||
+		    query->config->servers[i].transport != KLOOP_DNS_UDP)
+			continue;
+		query->resolver->stats.retries++;
+		(void)kl_udp_ask(query, i);
+	}
+	arm(query, query->deadline_ns);
+}
+
+/* How long to wait for a server before the next one is asked as well. */
+static uint64_t patience(const struct kl_query *query, unsigned which, uint64_t limit)
+{
+	const struct kl_config *config = query->config;
+	const struct kl_server *server = &config->servers[which];
+	const struct kl_server *next = &config->servers[query->order[query->sends %
+								      config->server_count]];
+	uint64_t wait = kl_server_patience(server, limit);
+
+	/* A secret is not told for the sake of speed. */
+	if (!kl_server_is_clear(server) && kl_server_is_clear(next))
+		return limit;
+	/* Round trips of a connection that has to be made first. */
+	if (server->transport != KLOOP_DNS_UDP && !kl_tcp_is_ready(server))
+		wait *= server->transport == KLOOP_DNS_TLS ? 4 : 2;
+	return wait;
+}
+
 /* How long until the next one is asked, or until it is enough. */
 static void start_timer(struct kl_query *query, unsigned server)
 {
 	struct kl_config *config = query->config;
-	uint64_t now = kloop_now();
+	uint64_t now = query->resolver->now_ns;
 	unsigned round = (query->sends - 1) / config->server_count;
 	uint64_t limit = config->timeout_ns, wait = limit;
 
@@ -368,10 +351,10 @@ static void start_timer(struct kl_query *query, unsigned server)
 		query->deadline_ns = now + (limit < STALE_PATIENCE_NS ? limit : STALE_PATIENCE_NS);
 	if (query->sends < config->attempts * config->server_count &&
 	    !(query->resolver->options.flags & KLOOP_RESOLVER_NO_RACE)) {
-		wait = kl_server_patience(&config->servers[server], limit);
-		if (config->servers[server].transport != KLOOP_DNS_UDP && wait < limit / 4)
-			wait = limit / 4; /* a connection takes its time */
+		wait = patience(query, server, limit);
 		wait = wait << round < limit ? wait << round : limit;
+	} else if (calls_again(query)) {
+		wait = limit / 2;
 	}
 	arm(query, now + wait < query->deadline_ns ? now + wait : query->deadline_ns);
 }
@@ -425,11 +408,11 @@ static void advance(struct kl_query *query)
 		if ((error == -EMFILE || error == -ENFILE) && starve(query))
 			return;
 		if (error != -EMFILE && error != -ENFILE && error != -ENOMEM && error != -EAGAIN)
-			kl_server_missed(&config->servers[server], kloop_now(), true);
+			kl_server_missed(&config->servers[server], query->resolver->now_ns, true);
 		else if (!kl_udp_silent(query))
 			break;
 	}
-	if (hopes(query) && query->deadline_ns > kloop_now()) {
+	if (hopes(query) && query->deadline_ns > query->resolver->now_ns) {
 		arm(query, query->deadline_ns);
 		return;
 	}
@@ -441,9 +424,13 @@ void kl_query_expire(struct kloop_timer *timer)
 {
 	struct kl_query *query = kl_container_of(timer, struct kl_query, timer);
 	struct kl_config *config = query->config;
-	uint64_t now = kloop_now();
+	uint64_t now;
 	unsigned silent = kl_udp_silent(query);
 
+	for (unsigned i = 0; i < query->count; i++)
+		silent |= query->questions[i].done ? 0 : query->questions[i].tcp;
+	kl_resolver_tick(query->resolver);
+	now = query->resolver->now_ns;
 	if (query->failing) {
 		give_up_all(query, query->error);
 		return;
@@ -451,6 +438,10 @@ void kl_query_expire(struct kloop_timer *timer)
 	if (query->sends < config->attempts * config->server_count &&
 	    (!query->has_stale || now < query->deadline_ns)) {
 		advance(query);
+		return;
+	}
+	if (calls_again(query) && now < query->deadline_ns) {
+		call_again(query);
 		return;
 	}
 	for (unsigned i = 0; i < config->server_count; i++) {
@@ -486,7 +477,6 @@ static void fail_at(struct kl_query *query, unsigned index, unsigned server, int
 	struct kl_question *question = &query->questions[index];
 
 	question->failed |= (uint8_t)(1u << server);
-	question->tcp = false;
 	/* A server that failed says more than one that did not understand. */
 	if (question->failure != KLOOP_ERROR_DNS_AGAIN) {
 		question->failure = failure;
@@ -496,22 +486,20 @@ static void fail_at(struct kl_query *query, unsigned index, unsigned server, int
 		advance(query);
 }
 
-void kl_query_failed(struct kl_query *query, unsigned index, unsigned server, bool dead)
+void kl_query_failed(struct kl_query *query, unsigned index, unsigned server, int failure)
 {
-	if (dead)
-		kl_server_missed(&query->config->servers[server], kloop_now(), true);
-	fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
+	fail_at(query, index, server, failure, 0);
 }
 
 /* Over TCP there is no doubt who answers, and no limit of size. */
 static void go_tcp(struct kl_query *query, unsigned index, unsigned server)
 {
-	if (query->questions[index].tcp)
+	if (query->questions[index].tcp & 1u << server)
 		return;
 	if (kl_tcp_ask(query, server, index) < 0)
 		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
 	else
-		arm(query, query->deadline_ns = kloop_now() + query->config->timeout_ns);
+		arm(query, query->deadline_ns = query->resolver->now_ns + query->config->timeout_ns);
 }
 
 /* The answer of glibc's servers that cannot parse a question at all. */
@@ -548,6 +536,22 @@ static void ask_again(struct kl_query *query, unsigned index, unsigned server)
 		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
 }
 
+/* Why a server failed may stand in its response (RFC 8914): one that says so is kept. */
+static void keep_refusal(struct kl_query *query, struct kl_question *question,
+			 const struct kl_incoming *incoming, const struct kl_scan *scan)
+{
+	const struct kl_ttl_limits none = { 0, 0 };
+	size_t bytes;
+
+	if (scan->question_bytes == 0 ||
+	    (question->refusal &&
+	     !kl_option_find(incoming->wire, scan, KL_OPTION_EDE, &bytes)))
+		return;
+	kl_answer_unref(question->refusal);
+	question->refusal = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
+					  &none, kloop_now());
+}
+
 static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_incoming *incoming,
 			const struct kl_scan *scan)
 {
@@ -560,11 +564,13 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 	case KL_BADVERS:
 		if (incoming->edns) {
 			/* The other question may have brought this to light already. */
-			server->no_edns_until_ns = kloop_now() + NO_EDNS_NS;
-			if (!question->tcp && !kl_udp_hopes(query, index))
+			server->no_edns_until_ns = query->resolver->now_ns + NO_EDNS_NS;
+			if (!(question->tcp & 1u << incoming->server) &&
+			    !kl_udp_hopes(query, index))
 				ask_again(query, index, incoming->server);
 			return;
 		}
+		keep_refusal(query, question, incoming, scan);
 		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_FAIL, scan->rcode);
 		return;
 	case KL_BADCOOKIE:
@@ -589,6 +595,7 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 		settle(query, question, server, incoming, scan);
 		return;
 	default:
+		keep_refusal(query, question, incoming, scan);
 		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
 	}
 }
@@ -597,15 +604,29 @@ static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_
 static void note_overtaken(struct kl_query *query, unsigned index,
 			   const struct kl_incoming *incoming)
 {
-	unsigned servers = incoming->tcp || query->pending != 1 ?
-				   0 :
-				   kl_udp_overtaken(query, index, incoming->sent_ns);
+	unsigned servers = 0;
 
+	if (query->pending == 1)
+		servers = kl_udp_overtaken(query, index, incoming->sent_ns) |
+			  kl_tcp_overtaken(query, index, incoming->sent_ns);
 	servers &= ~(1u << incoming->server);
 	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
 		if (servers & 1)
-			kl_server_missed(&query->config->servers[i], kloop_now(), false);
+			kl_server_missed(&query->config->servers[i], query->resolver->now_ns, false);
 	}
+}
+
+/* How long does the server keep connections that nobody uses (RFC 7828)? */
+static void note_keepalive(struct kl_server *server, const uint8_t *wire,
+			   const struct kl_scan *scan)
+{
+	size_t bytes = 0;
+	const uint8_t *option = kl_option_find(wire, scan, KL_OPTION_KEEPALIVE, &bytes);
+
+	if (!option || bytes != 2)
+		return;
+	server->idle_told = true;
+	server->idle_ns = kl_get16(option) * UINT64_C(100000000);
 }
 
 enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
@@ -616,7 +637,7 @@ enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 	const uint8_t *cookie;
 	size_t cookie_bytes = 0;
 	bool wrong_case = false;
-	uint64_t now = kloop_now();
+	uint64_t now = query->resolver->now_ns;
 
 	if (is_bare_failure(incoming->wire, incoming->bytes)) {
 		scan = (struct kl_scan){ .rcode = kl_get16(incoming->wire + 2) & 15 };
@@ -647,7 +668,9 @@ enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
 	    !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES) &&
 	    !kl_server_check_cookie(server, now, cookie, cookie_bytes))
 		return KL_VERDICT_REFUSED;
-	kl_server_answered(server, incoming->tcp ? 0 : now - incoming->sent_ns);
+	if (incoming->tcp)
+		note_keepalive(server, incoming->wire, &scan);
+	kl_server_answered(server, incoming->timed ? now - incoming->sent_ns : 0);
 	note_overtaken(query, index, incoming);
 	judge_rcode(query, index, incoming, &scan);
 	return KL_VERDICT_DONE;

@@ -15,12 +15,19 @@ struct kl_question {
 	uint16_t type;
 	bool done;
 	bool stale;       /* the answer is one whose time is over */
-	bool tcp;         /* asked over TCP, and no answer yet */
+	uint8_t tcp;      /* servers, by bits, that were asked over a connection and owe an answer */
 	uint8_t failed;   /* servers, by bits, that gave no usable answer */
 	int failure;      /* what to tell if none does */
 	unsigned rcode;   /* behind the failure */
 	int result;       /* once done: 0 and the negative answers come with an answer */
 	struct kl_answer *answer;
+	struct kl_answer *refusal; /* what a server said that failed at it; may be NULL */
+};
+
+/* Where a question is on a connection. */
+struct kl_place {
+	struct kl_tcp *tcp;
+	unsigned slot;
 };
 
 struct kl_query {
@@ -41,12 +48,15 @@ struct kl_query {
 	unsigned cookie_retries;
 	int error;         /* of the system, -EMFILE: nothing could be sent */
 	uint8_t order[KL_SERVERS_MAX];
+	/* Of each question, by servers; NULL as long as nothing was asked over a connection. */
+	struct kl_place (*places)[KL_SERVERS_MAX];
 	int probe;
 	bool waiting;      /* for its turn */
 	bool background;   /* goes on without waits */
 	bool starved;      /* lacks a descriptor */
 	bool failing;      /* nothing is to be waited for: ends when its timer expires */
 	bool has_stale;
+	bool called_again; /* those who were silent were asked a last time */
 	bool telling;      /* those who wait are being told */
 	uint8_t name_bytes;
 	uint8_t *name;     /* as the user wrote it */
@@ -113,14 +123,18 @@ struct kl_incoming {
 	bool truncated; /* it did not fit the buffer */
 	bool edns;      /* the question had it */
 	bool cased;     /* and letters in random case */
+	bool timed;     /* the time since tells how fast the server is */
 	uint64_t sent_ns;
 };
 
 /* May end the query. */
 enum kl_verdict kl_query_receive(struct kl_query *query, unsigned question,
 				 const struct kl_incoming *incoming);
-/* A transport has given up on a question at a server. May end the query. */
-void kl_query_failed(struct kl_query *query, unsigned question, unsigned server, bool dead);
+/* A transport has given up on a question at a server, for a reason to be told if nobody answers. */
+void kl_query_failed(struct kl_query *query, unsigned question, unsigned server, int failure);
+
+/* encode.c: is what the server says about DNSSEC believed? */
+bool kl_query_trusts(const struct kl_query *query, const struct kl_server *server);
 /* Encode a question for a server; as kl_ldns_encode(). */
 int kl_query_encode(struct kl_query *query, unsigned question, struct kl_server *server,
 		    uint16_t id, bool tcp, uint8_t *ret_wire, bool *ret_edns);
@@ -137,8 +151,16 @@ unsigned kl_udp_silent(const struct kl_query *query);
 unsigned kl_udp_overtaken(const struct kl_query *query, unsigned question, uint64_t sent_ns);
 void kl_udp_close_idle(struct kloop_resolver *resolver);
 
-/* tcp.c: the same over a connection that queries of a server share. */
+/* tcp.c: the same over a connection that queries of a server share, with TLS or without. */
 int kl_tcp_ask(struct kl_query *query, unsigned server, unsigned question);
 void kl_tcp_forget(struct kl_query *query);
+/* As kl_udp_overtaken(). */
+unsigned kl_tcp_overtaken(const struct kl_query *query, unsigned question, uint64_t sent_ns);
+/* Is there a connection that only waits for questions? */
+bool kl_tcp_is_ready(const struct kl_server *server);
+/* Its bits of enum kloop_dns_server_flag. */
+unsigned kl_tcp_get_flags(const struct kl_server *server);
+/* The configuration, NULL for none, is no longer in force: its connections take nothing more. */
+void kl_tcp_retire(struct kl_config *config);
 
 #endif

@@ -157,7 +157,7 @@ int kl_finder_begin(struct kl_finder *finder, struct kloop_resolver *resolver,
 	bool has4, has6;
 	int ret;
 
-	memset(finder, 0, offsetof(struct kl_finder, text));
+	memset(finder, 0, sizeof(*finder));
 	finder->resolver = resolver;
 	finder->config = config;
 	finder->request = request;

@@ -15,6 +15,8 @@ static void free_resolver(struct kloop_resolver *resolver)
 	if (!resolver->exiting)
 		kl_loop_remove_exit(resolver->loop, &resolver->exit);
 	kl_loop_drop_defer(resolver->loop, &resolver->defer);
+	kloop_tls_context_unref(resolver->tls_contexts[0]);
+	kloop_tls_context_unref(resolver->tls_contexts[1]);
 	kl_resolver_clear_options(&resolver->options);
 	kl_free(resolver);
 }
@@ -39,6 +41,7 @@ static void shut(struct kloop_resolver *resolver)
 	kl_loader_stop(resolver);
 	kl_lookups_cancel(resolver);
 	kl_queries_end(resolver);
+	kl_tcp_retire(resolver->config);
 	kl_udp_close_idle(resolver);
 	kl_cache_free(&resolver->cache);
 	kl_routes_free(&resolver->routes);
@@ -59,6 +62,7 @@ static void run(struct kl_defer *defer)
 {
 	struct kloop_resolver *resolver = kl_container_of(defer, struct kloop_resolver, defer);
 
+	kl_resolver_tick(resolver);
 	if (resolver->failing)
 		kl_queries_fail(resolver);
 	resolver->delivering = true;
@@ -107,6 +111,57 @@ static void init(struct kloop_resolver *resolver, struct kloop_loop *loop)
 	kl_loop_add_exit(loop, &resolver->exit);
 }
 
+/* A context for servers that are not authenticated: nobody is trusted, nobody asked. */
+static int make_opportunistic(struct kloop_resolver *resolver)
+{
+	struct kloop_tls_context **context = &resolver->tls_contexts[1];
+	int ret = kloop_tls_context_new(KLOOP_TLS_CLIENT, context);
+
+	return ret < 0 ? ret : kloop_tls_context_set_verify(*context, KLOOP_TLS_VERIFY_NONE);
+}
+
+/*
+ * A context that trusts as the user or the system says. A first session brings
+ * its mistakes to light, and has the system's trust store read now, not in the
+ * middle of a lookup.
+ */
+static int make_strict(struct kloop_resolver *resolver)
+{
+	struct kloop_tls_context **context = &resolver->tls_contexts[0];
+	struct kloop_tls *session;
+	int ret = 0;
+
+	if (resolver->options.tls_context)
+		*context = kloop_tls_context_ref(resolver->options.tls_context);
+	else
+		ret = kloop_tls_context_new(KLOOP_TLS_CLIENT, context);
+	if (ret == 0)
+		ret = kloop_tls_new(*context, &session);
+	if (ret < 0)
+		return ret;
+	ret = kloop_tls_set_name(session, "127.0.0.1"); /* refused for a server's */
+	kloop_tls_free(session);
+	return ret;
+}
+
+static int make_contexts(struct kloop_resolver *resolver)
+{
+	unsigned wanted = 0;
+	int ret = 0;
+
+	for (unsigned i = 0; i < resolver->options.server_count; i++) {
+		const struct kl_server_choice *choice = &resolver->options.servers[i];
+
+		if (choice->transport == KLOOP_DNS_TLS)
+			wanted |= choice->tls_flags & KLOOP_DNS_TLS_OPPORTUNISTIC ? 2 : 1;
+	}
+	if (wanted & 1)
+		ret = make_strict(resolver);
+	if (ret == 0 && (wanted & 2))
+		ret = make_opportunistic(resolver);
+	return ret;
+}
+
 int kloop_resolver_new(struct kloop_loop *loop, const struct kloop_resolver_options *options,
 		       struct kloop_resolver **ret_resolver)
 {
@@ -125,7 +180,11 @@ int kloop_resolver_new(struct kloop_loop *loop, const struct kloop_resolver_opti
 				       &resolver->options);
 	if (ret == 0)
 		ret = kl_random_fill(&resolver->random, &resolver->seed, sizeof(resolver->seed));
+	if (ret == 0)
+		ret = make_contexts(resolver);
 	if (ret < 0) {
+		kloop_tls_context_unref(resolver->tls_contexts[0]);
+		kloop_tls_context_unref(resolver->tls_contexts[1]);
 		kl_resolver_clear_options(&resolver->options);
 		kl_free(resolver);
 		return ret;
@@ -152,6 +211,7 @@ int kloop_resolver_reload(struct kloop_resolver *resolver)
 
 	if (ret < 0)
 		return ret;
+	kl_resolver_tick(resolver);
 	resolver->reread = true;
 	kl_cache_flush(&resolver->cache, NULL);
 	/* One in progress may have read what was there before. */
@@ -191,6 +251,35 @@ int kloop_resolver_get_stats(const struct kloop_resolver *resolver,
 	return 0;
 }
 
+int kloop_resolver_get_server(const struct kloop_resolver *resolver, unsigned position,
+			      struct kloop_dns_server_info *ret_info, size_t bytes)
+{
+	struct kloop_dns_server_info info = { 0 };
+	const struct kl_server *server;
+	int ret = kl_resolver_check(resolver);
+
+	if (ret < 0)
+		return ret;
+	if (!ret_info)
+		return -EINVAL;
+	if (!resolver->config)
+		return -EAGAIN;
+	if (position >= resolver->config->server_count)
+		return -ENOENT;
+	server = &resolver->config->servers[position];
+	info.address = server->address;
+	info.transport = server->transport;
+	info.name = server->name;
+	info.rtt_ns = server->rtt_ns;
+	info.error = server->error;
+	info.reason = server->reason;
+	info.flags = (server->down_until_ns != 0 ? KLOOP_DNS_SERVER_DOWN : 0) |
+		     kl_tcp_get_flags(server);
+	memset(ret_info, 0, bytes);
+	memcpy(ret_info, &info, bytes < sizeof(info) ? bytes : sizeof(info));
+	return 0;
+}
+
 int kloop_dns_get_eai(int result)
 {
 	switch (result) {
@@ -203,6 +292,7 @@ int kloop_dns_get_eai(int result)
 	case KLOOP_ERROR_DNS_AGAIN:
 	case KLOOP_ERROR_DNS_TIMEOUT:
 	case KLOOP_ERROR_DNS_NSS:
+	case KLOOP_ERROR_DNS_TLS:
 		return EAI_AGAIN;
 	case KLOOP_ERROR_DNS_FAIL:
 		return EAI_FAIL;

@@ -10,6 +10,7 @@
 #define KL_DNS_RESOLVER_H
 
 #include <kloop/dns.h>
+#include <kloop/tls.h>
 
 #include "cache.h"
 #include "config.h"
@@ -23,7 +24,7 @@
 #define KL_EDNS_BYTES 1232
 #define KL_QUERY_BUCKETS 1024
 /* Sockets kept for the next query, of each family. */
-#define KL_IDLE_SOCKETS 64
+#define KL_IDLE_SOCKETS 128
 
 struct kl_flight;
 struct kl_loader;
@@ -31,9 +32,10 @@ struct kl_lookup;
 struct kl_query;
 
 struct kloop_resolver_options {
-	struct kloop_address servers[KL_SERVERS_MAX];
-	unsigned transports[KL_SERVERS_MAX];
+	struct kl_server_choice servers[KL_SERVERS_MAX];
 	unsigned server_count;
+	struct kloop_tls_context *tls_context; /* NULL: trust whom the system trusts */
+	uint64_t idle_ns;
 	char *paths[KL_FILES]; /* NULL: the usual one */
 	uint64_t timeout_ns;
 	unsigned attempts;
@@ -60,9 +62,12 @@ struct kloop_resolver {
 	bool reread;              /* by kloop_resolver_reload() */
 	int load_error;
 
+	uint64_t now_ns; /* of the event in progress: see kl_resolver_tick() */
 	struct kl_random random;
 	struct kl_cache cache;
 	struct kl_routes routes;
+	/* For servers that are authenticated, and for others; NULL if there are none. */
+	struct kloop_tls_context *tls_contexts[2];
 
 	struct kl_query *buckets[KL_QUERY_BUCKETS];
 	uint64_t seed;
@@ -87,7 +92,7 @@ struct kloop_resolver {
 	unsigned holds; /* what the kernel or a stream still has of it */
 
 	struct kloop_resolver_stats stats;
-	uint8_t datagram[KL_DATAGRAM_BYTES];
+	uint8_t datagrams[2][KL_DATAGRAM_BYTES]; /* A and AAAA come together, mostly */
 };
 
 /* options.c */
@@ -101,6 +106,14 @@ void kl_resolver_clear_options(struct kloop_resolver_options *options);
 int kl_resolver_check(const struct kloop_resolver *resolver);
 /* One thing less has a hold on it; may free it. */
 void kl_resolver_release(struct kloop_resolver *resolver);
+/*
+ * Look at the clock. To be called where something begins: a call of the user, a
+ * timer, a completion. What follows from it happens at resolver->now_ns.
+ */
+static inline void kl_resolver_tick(struct kloop_resolver *resolver)
+{
+	resolver->now_ns = kloop_now();
+}
 /* Have what is done delivered at the start of the next turn. */
 void kl_resolver_schedule(struct kloop_resolver *resolver);
 

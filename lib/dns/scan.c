@@ -6,6 +6,9 @@
 
 /* Character strings in all TXT records of a message. */
 #define STRINGS_MAX 512
+/* Pointers and labels in all names: long ones in small messages, short ones in large. */
+#define HOPS_MAX(records) (4 * (records) + 64)
+#define LABELS_MAX(records) (12 * (records) + 8192)
 
 /* A scan in progress, with what is left of its budgets. */
 struct scanner {
@@ -15,6 +18,7 @@ struct scanner {
 	unsigned labels;  /* walked through */
 	unsigned strings;
 	unsigned aliases;
+	unsigned records; /* looked at */
 };
 
 /*
@@ -288,6 +292,7 @@ static int scan_records(struct scanner *state, struct kl_scan *scan)
 			size_t owner = at, fixed, end;
 			unsigned type;
 
+			state->records++;
 			if (!skip_name(state, state->bytes, &at) || state->bytes - at < 10)
 				return -EBADMSG;
 			fixed = at;
@@ -309,26 +314,44 @@ static int scan_records(struct scanner *state, struct kl_scan *scan)
 	return 0;
 }
 
-int kl_scan(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan)
+/* Nothing is left of a budget that was overdrawn. */
+static unsigned spent(unsigned budget, unsigned left)
+{
+	return left <= budget ? budget - left : budget;
+}
+
+int kl_scan_counted(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan,
+		    unsigned *ret_steps)
 {
 	struct scanner state = { .wire = wire, .bytes = bytes };
 	struct kl_scan scan;
 	unsigned records;
 	int ret = kl_scan_question(wire, bytes, &scan);
 
+	*ret_steps = 0;
 	if (ret < 0)
 		return ret;
 	records = (unsigned)scan.counts[0] + scan.counts[1] + scan.counts[2];
 	if (records > KL_RECORDS_MAX || records * 11u > bytes - scan.records)
 		return -EBADMSG;
-	state.hops = 4 * records + 64;
-	state.labels = 32 * records + 4096;
+	state.hops = HOPS_MAX(records);
+	state.labels = LABELS_MAX(records);
 	state.strings = STRINGS_MAX;
 	state.aliases = KL_ALIASES_MAX;
 	ret = scan_records(&state, &scan);
+	*ret_steps = state.records + spent(HOPS_MAX(records), state.hops) +
+		     spent(LABELS_MAX(records), state.labels) +
+		     spent(STRINGS_MAX, state.strings);
 	if (ret == 0)
 		*ret_scan = scan;
 	return ret;
+}
+
+int kl_scan(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan)
+{
+	unsigned unused;
+
+	return kl_scan_counted(wire, bytes, ret_scan, &unused);
 }
 
 void kl_walk_begin(struct kl_walk *walk, const uint8_t *wire, size_t bytes,

@@ -105,6 +105,13 @@ int kl_scan_question(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan
 /* The whole message. 0, or -EBADMSG. */
 int kl_scan(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan);
 
+/*
+ * The same, for those who want to know what it costs: the records, labels,
+ * pointers and strings that were looked at, also of a message that is refused.
+ */
+int kl_scan_counted(const uint8_t *wire, size_t bytes, struct kl_scan *ret_scan,
+		    unsigned *ret_steps);
+
 /* A record of a message that was scanned: offsets into it. */
 struct kl_record {
 	uint16_t type;

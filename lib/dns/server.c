@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 #include "server.h"
 
+#include <kloop/tls.h>
+
 #include <errno.h>
 #include <string.h>
 
@@ -24,8 +26,8 @@ static bool is_loopback(const struct kloop_address *address)
 	return IN6_IS_ADDR_LOOPBACK(&address->u.ip6.sin6_addr);
 }
 
-int kl_servers_make(struct kl_config *config, const struct kloop_address *addresses,
-		    const unsigned *transports, unsigned count)
+int kl_servers_make(struct kl_config *config, const struct kl_server_choice *choices,
+		    unsigned count)
 {
 	config->servers = kl_calloc(count, sizeof(*config->servers));
 	if (!config->servers)
@@ -33,32 +35,53 @@ int kl_servers_make(struct kl_config *config, const struct kloop_address *addres
 	for (unsigned i = 0; i < count; i++) {
 		struct kl_server *server = &config->servers[i];
 
-		server->address = addresses[i];
-		server->transport = transports ? transports[i] : KLOOP_DNS_UDP;
-		if (config->resolv.options & KL_RESOLV_USE_VC)
+		server->address = choices[i].address;
+		server->transport = choices[i].transport;
+		server->tls_flags = choices[i].tls_flags;
+		server->name = choices[i].name;
+		if (server->transport == KLOOP_DNS_UDP &&
+		    (config->resolv.options & KL_RESOLV_USE_VC))
 			server->transport = KLOOP_DNS_TCP;
-		server->loopback = is_loopback(&addresses[i]);
+		server->loopback = is_loopback(&server->address);
 		server->keeps_case = true;
 	}
 	config->server_count = count;
 	return 0;
 }
 
-void kl_servers_inherit(struct kl_config *config, const struct kl_config *old)
+void kl_servers_free(struct kl_config *config)
+{
+	for (unsigned i = 0; i < config->server_count; i++)
+		kloop_tls_ticket_free(config->servers[i].ticket);
+	kl_free(config->servers);
+}
+
+/* The same machine, asked in the same way. */
+static bool is_same(const struct kl_server *a, const struct kl_server *b)
+{
+	return a->address.length == b->address.length &&
+	       memcmp(&a->address.u, &b->address.u, a->address.length) == 0 &&
+	       kl_server_is_clear(a) == kl_server_is_clear(b) && a->tls_flags == b->tls_flags &&
+	       a->name == b->name;
+}
+
+void kl_servers_inherit(struct kl_config *config, struct kl_config *old)
 {
 	for (unsigned i = 0; i < config->server_count; i++) {
 		struct kl_server *server = &config->servers[i];
 
 		for (unsigned j = 0; j < old->server_count; j++) {
-			const struct kl_server *from = &old->servers[j];
+			struct kl_server *from = &old->servers[j];
 			unsigned transport = server->transport;
 
-			if (from->address.length != server->address.length ||
-			    memcmp(&from->address.u, &server->address.u, from->address.length) != 0)
+			if (!is_same(server, from))
 				continue;
 			*server = *from;
 			server->transport = transport;
+			server->question.key = 0;
 			server->tcp = NULL;
+			from->ticket = NULL;
+			break;
 		}
 	}
 }
@@ -71,16 +94,23 @@ void kl_servers_order(struct kl_config *config, uint64_t now_ns, uint8_t order[K
 	*ret_probe = -1;
 	if (config->resolv.options & KL_RESOLV_ROTATE)
 		start = config->rotation++ % count;
-	for (unsigned pass = 0; pass < 2; pass++) {
+	/* Of those that live, and of those that do not, first the ones that keep secrets. */
+	for (unsigned pass = 0; pass < 4; pass++) {
 		for (unsigned i = 0; i < count; i++) {
 			unsigned which = (start + i) % count;
 			struct kl_server *server = &config->servers[which];
 
-			if ((server->down_until_ns != 0) != (pass == 1))
+			if ((server->down_until_ns != 0) != (pass >= 2) ||
+			    kl_server_is_clear(server) != (pass % 2 == 1))
 				continue;
 			order[used++] = (uint8_t)which;
-			/* Nobody waits for a server that was down: it is asked in addition. */
-			if (pass == 1 && used != 1 && *ret_probe < 0 &&
+			/*
+			 * Nobody waits for a server that was down: it is asked in
+			 * addition, unless that told what is kept from others.
+			 */
+			if (pass >= 2 && used != 1 && *ret_probe < 0 &&
+			    (!kl_server_is_clear(server) ||
+			     kl_server_is_clear(&config->servers[order[0]])) &&
 			    server->down_until_ns <= now_ns) {
 				*ret_probe = (int)which;
 				server->down_until_ns = now_ns + DOWN_NS;

@@ -10,8 +10,17 @@
 
 #define KL_CLIENT_COOKIE_BYTES 8
 #define KL_COOKIE_BYTES 40 /* both parts at most */
+#define KL_REASON_BYTES 160
 
 struct kl_tcp;
+
+/* A server as it was added. */
+struct kl_server_choice {
+	struct kloop_address address;
+	unsigned transport; /* enum kloop_dns_transport */
+	unsigned tls_flags; /* enum kloop_dns_tls_flag */
+	char *name;         /* to be authenticated; NULL: the address */
+};
 
 /* Questions to a server differ in id, name and type only: the rest is kept. */
 struct kl_template {
@@ -24,6 +33,8 @@ struct kl_template {
 struct kl_server {
 	struct kloop_address address;
 	unsigned transport; /* enum kloop_dns_transport */
+	unsigned tls_flags;
+	const char *name; /* of the choice */
 	bool loopback;
 
 	/* Round trips, smoothed as by RFC 6298; 0: none seen. */
@@ -40,14 +51,26 @@ struct kl_server {
 	uint64_t cookie_seen_ns;     /* it sends cookies: the last one came then; 0: never */
 
 	struct kl_template question;
-	struct kl_tcp *tcp; /* the connection in use, or NULL */
+	struct kl_tcp *tcp; /* the connection that takes questions, or NULL */
+	struct kloop_tls_ticket *ticket; /* to resume with, or NULL */
+	bool idle_told;   /* it said how long it keeps connections */
+	uint64_t idle_ns; /* that */
+	int error;        /* why the last connection failed */
+	char reason[KL_REASON_BYTES];
 };
 
 /* Make the servers of a configuration. 0 or -ENOMEM. */
-int kl_servers_make(struct kl_config *config, const struct kloop_address *addresses,
-		    const unsigned *transports, unsigned count);
+int kl_servers_make(struct kl_config *config, const struct kl_server_choice *choices,
+		    unsigned count);
+void kl_servers_free(struct kl_config *config);
 /* Keep what was learned about servers that were there before. */
-void kl_servers_inherit(struct kl_config *config, const struct kl_config *old);
+void kl_servers_inherit(struct kl_config *config, struct kl_config *old);
+
+/* Does what is asked there pass in the clear? */
+static inline bool kl_server_is_clear(const struct kl_server *server)
+{
+	return server->transport != KLOOP_DNS_TLS;
+}
 
 /*
  * In which order to ask: those that live first. *ret_probe: a server to ask as

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "ldns.h"
@@ -192,22 +193,31 @@ unsigned kl_udp_overtaken(const struct kl_query *query, unsigned index, uint64_t
 	return servers;
 }
 
-static int send_question(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
+/* Both questions with one call. */
+static int send_wires(struct kl_flight *flight, struct iovec *wires, unsigned count)
 {
+	struct mmsghdr messages[2] = { 0 };
+
+	for (unsigned i = 0; i < count; i++) {
+		messages[i].msg_hdr.msg_iov = &wires[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
 	kl_loop_count_direct(flight->resolver->loop);
-	flight->resolver->stats.packets_sent++;
-	if (send(flight->fd, wire, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+	flight->resolver->stats.packets_sent += count;
+	if (sendmmsg(flight->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
 		return 0;
-	/* A full queue is as good as a lost packet. */
+	/* A full queue is as good as a lost packet, and so is a second one that did not leave. */
 	return errno == EAGAIN || errno == ENOBUFS ? 0 : -errno;
 }
 
-/* Both questions differ in id and type only: encoded once, sent twice. */
+/* Both questions differ in id and type only: encoded once, and copied. */
 static int send_questions(struct kl_flight *flight, struct kl_query *query)
 {
 	struct kl_server *server = &query->config->servers[flight->server];
 	bool single = query->config->resolv.options & KL_RESOLV_SINGLE_REQUEST;
-	uint8_t wire[KL_QUERY_BYTES];
+	uint8_t wires[2][KL_QUERY_BYTES];
+	struct iovec vectors[2];
+	unsigned count = 0;
 	int bytes = 0, ret;
 
 	ret = kl_random_fill(&flight->resolver->random, flight->ids, sizeof(flight->ids));
@@ -217,29 +227,30 @@ static int send_questions(struct kl_flight *flight, struct kl_query *query)
 		flight->ids[1] ^= 1;
 	flight->cased = server->keeps_case &&
 			!(query->resolver->options.flags & KLOOP_RESOLVER_NO_CASE);
-	flight->sent_ns = kloop_now();
+	flight->sent_ns = query->resolver->now_ns;
 	for (unsigned i = 0; i < query->count; i++) {
 		struct kl_question *question = &query->questions[i];
 
-		if (question->done || question->tcp)
+		if (question->done || (question->tcp & 1u << flight->server))
 			continue;
-		if (bytes == 0) {
-			bytes = kl_query_encode(query, i, server, flight->ids[i], false, wire,
+		if (count == 0) {
+			bytes = kl_query_encode(query, i, server, flight->ids[i], false, wires[0],
 						&flight->edns);
 			if (bytes < 0)
 				return bytes;
+		} else {
+			memcpy(wires[1], wires[0], (size_t)bytes);
+			kl_put16(wires[1], flight->ids[i]);
+			kl_put16(wires[1] + KL_HEADER_BYTES + query->name_bytes, question->type);
 		}
-		kl_put16(wire, flight->ids[i]);
-		kl_put16(wire + KL_HEADER_BYTES + query->name_bytes, question->type);
-		ret = send_question(flight, wire, (size_t)bytes);
-		if (ret < 0)
-			return ret;
+		vectors[count] = (struct iovec){ wires[count], (size_t)bytes };
+		count++;
 		question->failed &= (uint8_t)~(1u << flight->server);
 		flight->asked[i] = true;
 		if (single)
 			break;
 	}
-	return bytes != 0 ? 0 : -EALREADY;
+	return count != 0 ? send_wires(flight, vectors, count) : -EALREADY;
 }
 
 int kl_udp_ask(struct kl_query *query, unsigned server)
@@ -298,7 +309,7 @@ static void doubt(struct kl_flight *flight)
 	if (++flight->bad != BAD_MAX)
 		return;
 	for (unsigned i = 0; i < query->count; i++) {
-		if (awaits(flight, query, i) && !query->questions[i].tcp)
+		if (awaits(flight, query, i) && !(query->questions[i].tcp & 1u << flight->server))
 			(void)kl_tcp_ask(query, flight->server, i);
 	}
 }
@@ -313,6 +324,7 @@ static void receive(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
 		.truncated = bytes > KL_DATAGRAM_BYTES,
 		.edns = flight->edns,
 		.cased = flight->cased,
+		.timed = true,
 		.sent_ns = flight->sent_ns,
 	};
 
@@ -331,6 +343,36 @@ static void receive(struct kl_flight *flight, const uint8_t *wire, size_t bytes)
 	}
 	if (flight->query)
 		doubt(flight);
+}
+
+/* Is anything left to wait for? */
+static bool is_open(const struct kl_flight *flight)
+{
+	const struct kl_query *query = flight->query;
+
+	return awaits(flight, query, 0) || (query->count > 1 && awaits(flight, query, 1));
+}
+
+/* As many datagrams as there can be answers. 0 or a negative errno. */
+static int receive_some(struct kl_flight *flight)
+{
+	struct kloop_resolver *resolver = flight->resolver;
+	struct mmsghdr messages[2] = { 0 };
+	struct iovec vectors[2];
+	int count;
+
+	for (int i = 0; i < 2; i++) {
+		vectors[i] = (struct iovec){ resolver->datagrams[i], KL_DATAGRAM_BYTES };
+		messages[i].msg_hdr.msg_iov = &vectors[i];
+		messages[i].msg_hdr.msg_iovlen = 1;
+	}
+	kl_loop_count_direct(resolver->loop);
+	count = recvmmsg(flight->fd, messages, flight->query->count, MSG_DONTWAIT | MSG_TRUNC, NULL);
+	if (count < 0)
+		return -errno;
+	for (int i = 0; i < count && flight->query && is_open(flight); i++)
+		receive(flight, resolver->datagrams[i], messages[i].msg_len);
+	return 0;
 }
 
 /* With "single-request" the other question follows the first answer. */
@@ -362,23 +404,17 @@ static void fail(struct kl_flight *flight)
 		query->questions[1].failed |= (uint8_t)(1u << server);
 		query->questions[1].failure = KLOOP_ERROR_DNS_AGAIN;
 	}
-	if (open != 0)
-		kl_query_failed(query, open == 2, server, true);
-}
-
-/* Is anything left to wait for? */
-static bool is_open(const struct kl_flight *flight)
-{
-	const struct kl_query *query = flight->query;
-
-	return awaits(flight, query, 0) || (query->count > 1 && awaits(flight, query, 1));
+	if (open == 0)
+		return;
+	kl_server_missed(&query->config->servers[server], query->resolver->now_ns, true);
+	kl_query_failed(query, open == 2, server, KLOOP_ERROR_DNS_AGAIN);
 }
 
 static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kl_flight *flight = kl_container_of(op, struct kl_flight, op);
 	struct kloop_resolver *resolver = flight->resolver;
-	ssize_t bytes = 0;
+	int error = 0;
 
 	(void)result;
 	(void)flags;
@@ -389,19 +425,14 @@ static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
 	/* At the loop's end the exit hook does what is left. */
 	if (kl_loop_is_closing(resolver->loop))
 		return;
+	kl_resolver_tick(resolver);
 	flight->busy = true;
-	for (int i = 0; i < DATAGRAMS_PER_TURN && flight->query && is_open(flight); i++) {
-		kl_loop_count_direct(resolver->loop);
-		bytes = recv(flight->fd, resolver->datagram, KL_DATAGRAM_BYTES,
-			     MSG_DONTWAIT | MSG_TRUNC);
-		if (bytes < 0)
-			break;
-		receive(flight, resolver->datagram, (size_t)bytes);
-	}
+	for (int i = 0; i < DATAGRAMS_PER_TURN && error == 0 && flight->query && is_open(flight); i++)
+		error = receive_some(flight);
 	flight->busy = false;
 	if (!flight->query) {
 		free_flight(flight);
-	} else if (bytes < 0 && errno != EAGAIN && errno != EINTR) {
+	} else if (error != 0 && error != -EAGAIN && error != -EINTR) {
 		fail(flight);
 	} else if (!is_open(flight)) {
 		if (flight->query->config->resolv.options & KL_RESOLV_SINGLE_REQUEST)

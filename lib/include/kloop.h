@@ -16,6 +16,7 @@
 #include <kloop/child.h>
 #include <kloop/pool.h>
 #include <kloop/address.h>
+#include <kloop/file.h>
 #include <kloop/stream.h>
 #include <kloop/listener.h>
 #include <kloop/datagram.h>

@@ -40,7 +40,7 @@ static void deliver(struct kloop_datagram *datagram, const struct kl_received *r
 /* Keep one that came although receiving is stopped; more would not come. */
 static void hold(struct kloop_datagram *datagram, const struct kl_received *received)
 {
-	struct kl_message *message = kl_message_make(received->address, received->address_length,
+	struct kl_packet *message = kl_packet_make(received->address, received->address_length,
 						     received->data, received->bytes);
 
 	if (!message) {
@@ -48,7 +48,7 @@ static void hold(struct kloop_datagram *datagram, const struct kl_received *rece
 		return;
 	}
 	message->truncated = received->truncated;
-	kl_message_put(&datagram->held, message);
+	kl_packet_put(&datagram->held, message);
 }
 
 static void receive(struct kloop_datagram *datagram, const struct kl_received *received)
@@ -64,12 +64,12 @@ static void receive(struct kloop_datagram *datagram, const struct kl_received *r
 
 static void deliver_held(struct kloop_datagram *datagram)
 {
-	struct kl_message *message;
+	struct kl_packet *message;
 	struct kl_received received;
 
 	while (datagram->held.first && wants(datagram)) {
-		message = kl_message_take(&datagram->held);
-		received.data = kl_message_get_data(message);
+		message = kl_packet_take(&datagram->held);
+		received.data = kl_packet_get_data(message);
 		received.bytes = message->bytes;
 		received.address = message->address;
 		received.address_length = message->address_length;

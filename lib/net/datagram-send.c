@@ -29,7 +29,7 @@ static bool is_sent_by_ring(const struct kloop_datagram *datagram)
 
 static void drop_first(struct kloop_datagram *datagram)
 {
-	struct kl_message *message = kl_message_take(&datagram->queue);
+	struct kl_packet *message = kl_packet_take(&datagram->queue);
 
 	datagram->send_bytes -= message->bytes + KLOOP_DATAGRAM_EXTRA_BYTES;
 	datagram->send_count--;
@@ -56,7 +56,7 @@ static void tell_drain(struct kloop_datagram *datagram)
  */
 static void fail_first(struct kloop_datagram *datagram, int error)
 {
-	struct kl_message *message = datagram->queue.first;
+	struct kl_packet *message = datagram->queue.first;
 	struct kloop_address peer;
 	bool by_peer = datagram->flags & KLOOP_DATAGRAM_PEER_ERRORS;
 	bool told = by_peer && kl_datagram_read_errors(datagram);
@@ -77,9 +77,9 @@ static void fail_first(struct kloop_datagram *datagram, int error)
 		kl_datagram_tell_error(datagram, error, peer.length > 0 ? &peer : NULL);
 }
 
-static void fill(struct msghdr *header, struct iovec *vector, struct kl_message *message)
+static void fill(struct msghdr *header, struct iovec *vector, struct kl_packet *message)
 {
-	vector->iov_base = kl_message_get_data(message);
+	vector->iov_base = kl_packet_get_data(message);
 	vector->iov_len = message->bytes;
 	memset(header, 0, sizeof(*header));
 	header->msg_name = message->address_length > 0 ? message->address : NULL;
@@ -93,7 +93,7 @@ static void fill(struct msghdr *header, struct iovec *vector, struct kl_message 
 /* As many as the socket takes with one call: how many, or a negative errno. */
 static int send_batch(struct kloop_datagram *datagram)
 {
-	struct kl_message *message = datagram->queue.first;
+	struct kl_packet *message = datagram->queue.first;
 	struct mmsghdr headers[BATCH];
 	struct iovec vectors[BATCH];
 	unsigned count = 0;
@@ -132,7 +132,7 @@ static int try_later(struct kloop_datagram *datagram)
 /* The socket is full: go on when it is not. */
 static void wait_for_room(struct kloop_datagram *datagram)
 {
-	struct kl_message *first = datagram->queue.first;
+	struct kl_packet *first = datagram->queue.first;
 	int r;
 
 	if (datagram->family == AF_UNIX && first->address_length > 0) {
@@ -248,15 +248,15 @@ static int check_send(const struct kloop_datagram *datagram, const void *data, s
 int kloop_datagram_send(struct kloop_datagram *datagram, const void *data, size_t bytes,
 			const struct kloop_address *peer)
 {
-	struct kl_message *message;
+	struct kl_packet *message;
 	int r = check_send(datagram, data, bytes, peer);
 
 	if (r < 0)
 		return r;
-	message = kl_message_make(peer ? &peer->u : NULL, peer ? peer->length : 0, data, bytes);
+	message = kl_packet_make(peer ? &peer->u : NULL, peer ? peer->length : 0, data, bytes);
 	if (!message)
 		return -ENOMEM;
-	kl_message_put(&datagram->queue, message);
+	kl_packet_put(&datagram->queue, message);
 	datagram->send_bytes += bytes + KLOOP_DATAGRAM_EXTRA_BYTES;
 	datagram->send_count++;
 	if (datagram->send_bytes > datagram->high_bytes)

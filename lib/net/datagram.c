@@ -17,10 +17,10 @@
 
 /* ---- messages --------------------------------------------------------- */
 
-struct kl_message *kl_message_make(const void *address, socklen_t address_length, const void *data,
+struct kl_packet *kl_packet_make(const void *address, socklen_t address_length, const void *data,
 				   size_t bytes)
 {
-	struct kl_message *message = kl_malloc(sizeof(*message) + address_length + bytes);
+	struct kl_packet *message = kl_malloc(sizeof(*message) + address_length + bytes);
 
 	if (!message)
 		return NULL;
@@ -31,11 +31,11 @@ struct kl_message *kl_message_make(const void *address, socklen_t address_length
 	if (address_length > 0)
 		memcpy(message->address, address, address_length);
 	if (bytes > 0)
-		memcpy(kl_message_get_data(message), data, bytes);
+		memcpy(kl_packet_get_data(message), data, bytes);
 	return message;
 }
 
-void kl_message_put(struct kl_message_queue *queue, struct kl_message *message)
+void kl_packet_put(struct kl_packet_queue *queue, struct kl_packet *message)
 {
 	if (queue->first)
 		queue->last->next = message;
@@ -44,18 +44,18 @@ void kl_message_put(struct kl_message_queue *queue, struct kl_message *message)
 	queue->last = message;
 }
 
-struct kl_message *kl_message_take(struct kl_message_queue *queue)
+struct kl_packet *kl_packet_take(struct kl_packet_queue *queue)
 {
-	struct kl_message *first = queue->first;
+	struct kl_packet *first = queue->first;
 
 	queue->first = first->next;
 	return first;
 }
 
-static void drop_all(struct kl_message_queue *queue)
+static void drop_all(struct kl_packet_queue *queue)
 {
 	while (queue->first)
-		kl_free(kl_message_take(queue));
+		kl_free(kl_packet_take(queue));
 }
 
 /* ---- states ----------------------------------------------------------- */

@@ -32,17 +32,17 @@ enum kl_datagram_state {
 };
 
 /* A datagram with an address, in one piece of memory: queued to be sent, or held. */
-struct kl_message {
-	struct kl_message *next;
+struct kl_packet {
+	struct kl_packet *next;
 	size_t bytes;
 	socklen_t address_length;
 	bool truncated;
 	char address[]; /* and behind it the data */
 };
 
-struct kl_message_queue {
-	struct kl_message *first;
-	struct kl_message *last;
+struct kl_packet_queue {
+	struct kl_packet *first;
+	struct kl_packet *last;
 };
 
 struct kloop_datagram {
@@ -56,8 +56,8 @@ struct kloop_datagram {
 	struct kl_defer defer;
 	struct kl_exit exit;
 	struct msghdr shape; /* of what is received into the pool */
-	struct kl_message_queue queue;
-	struct kl_message_queue held; /* came while receiving was stopped */
+	struct kl_packet_queue queue;
+	struct kl_packet_queue held; /* came while receiving was stopped */
 	size_t send_bytes;
 	size_t send_count;
 	size_t low_bytes;
@@ -75,7 +75,7 @@ static inline bool kl_datagram_has(const struct kloop_datagram *datagram, uint32
 	return (datagram->state & bits) != 0;
 }
 
-static inline void *kl_message_get_data(struct kl_message *message)
+static inline void *kl_packet_get_data(struct kl_packet *message)
 {
 	return message->address + message->address_length;
 }
@@ -83,10 +83,10 @@ static inline void *kl_message_get_data(struct kl_message *message)
 /* datagram.c */
 
 /* Copy one; NULL without memory. */
-struct kl_message *kl_message_make(const void *address, socklen_t address_length, const void *data,
+struct kl_packet *kl_packet_make(const void *address, socklen_t address_length, const void *data,
 				   size_t bytes);
-void kl_message_put(struct kl_message_queue *queue, struct kl_message *message);
-struct kl_message *kl_message_take(struct kl_message_queue *queue); /* the first; there is one */
+void kl_packet_put(struct kl_packet_queue *queue, struct kl_packet *message);
+struct kl_packet *kl_packet_take(struct kl_packet_queue *queue); /* the first; there is one */
 
 /* Have the defer run at the start of the next turn. */
 void kl_datagram_schedule(struct kloop_datagram *datagram);

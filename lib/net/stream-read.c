@@ -199,6 +199,13 @@ static void note_pool_read(struct kloop_stream *stream, struct kloop_pool *pool,
 	}
 }
 
+static bool get_more_buffers(struct kloop_loop *loop)
+{
+	struct kloop_pool *pool;
+
+	return kl_loop_get_receive_pool(loop, &pool) == 0 && kl_pool_grow(pool);
+}
+
 /* The multishot is over. Returns: whether to go on in this turn. */
 static bool end_pool(struct kloop_stream *stream, int32_t result)
 {
@@ -207,7 +214,7 @@ static bool end_pool(struct kloop_stream *stream, int32_t result)
 		end_receive(stream, 0);
 	} else if (result == -ENOBUFS) {
 		/* Buffers that this turn uses are back before the next one submits. */
-		if (++stream->starved_reads >= STARVED_READS) {
+		if (!get_more_buffers(stream->loop) && ++stream->starved_reads >= STARVED_READS) {
 			stream->starved_reads = 0;
 			stream->short_reads = 0;
 			stream->state |= KL_STREAM_DIRECT;

@@ -52,6 +52,7 @@ static const struct {
 	  "a numeric address of another family" },
 	{ KLOOP_ERROR_DNS_NSS, "KLOOP_ERROR_DNS_NSS",
 	  "nsswitch.conf wants a module that only getaddrinfo(3) has" },
+	{ KLOOP_ERROR_DNS_TLS, "KLOOP_ERROR_DNS_TLS", "no name server could be asked by TLS" },
 };
 
 const char *kloop_strerror(int code)

@@ -21,6 +21,9 @@ struct kloop_loop_options {
 	uint64_t without;
 };
 
+/* Linux 6.9 and liburing 2.6 have it; older headers do not. */
+#define KL_IORING_OP_FTRUNCATE 55
+
 /* An entry of the timer heap: the keys stand here, so that comparing touches no timer. */
 struct kl_timer_entry {
 	uint64_t deadline_ns;

@@ -6,6 +6,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/*
+ * The kernel takes buffers in the order in which they were given back, so each
+ * of them comes round, and the more there are, the colder is each. The pool of
+ * the streams starts with what fits a processor's cache.
+ */
+#define FIRST_RECEIVE_BUFFERS 32
+
 #define HOT_BUFFER_BYTES (256 * 1024)
 /*
  * Where in a page the hot buffer begins. What it receives begins mostly at the
@@ -44,7 +51,7 @@ static int enlist(struct kloop_pool *pool)
 	ret = io_uring_register_buf_ring(&pool->loop->ring, &reg, 0);
 	if (ret < 0)
 		return ret;
-	for (unsigned id = 0; id < pool->count; id++) {
+	for (unsigned id = 0; id < pool->used; id++) {
 		if (!(pool->lent_bits[id / 64] >> (id % 64) & 1))
 			add(pool, id);
 	}
@@ -106,8 +113,9 @@ static int pick_group(struct kloop_loop *loop, uint16_t *ret_group)
 	return -ENOSPC;
 }
 
-int kloop_pool_new(struct kloop_loop *loop, unsigned count, size_t buffer_bytes,
-		   struct kloop_pool **ret_pool)
+/* With the first used buffers only for the kernel; kl_pool_grow() hands over more. */
+static int new_pool(struct kloop_loop *loop, unsigned count, unsigned used, size_t buffer_bytes,
+		    struct kloop_pool **ret_pool)
 {
 	struct kloop_pool *pool;
 	int ret = kl_loop_check(loop);
@@ -124,6 +132,7 @@ int kloop_pool_new(struct kloop_loop *loop, unsigned count, size_t buffer_bytes,
 		return -ENOMEM;
 	pool->loop = loop;
 	pool->count = count;
+	pool->used = used < count ? used : count;
 	pool->buffer_bytes = buffer_bytes;
 	pool->mask = io_uring_buf_ring_mask(count);
 	pool->lent_bits = kl_calloc((count + 63) / 64, sizeof(uint64_t));
@@ -140,6 +149,24 @@ int kloop_pool_new(struct kloop_loop *loop, unsigned count, size_t buffer_bytes,
 	loop->pools = pool;
 	*ret_pool = pool;
 	return 0;
+}
+
+int kloop_pool_new(struct kloop_loop *loop, unsigned count, size_t buffer_bytes,
+		   struct kloop_pool **ret_pool)
+{
+	return new_pool(loop, count, count, buffer_bytes, ret_pool);
+}
+
+bool kl_pool_grow(struct kloop_pool *pool)
+{
+	unsigned before = pool->used;
+
+	if (before == pool->count || !pool->loop->ring_open)
+		return false;
+	pool->used = before <= pool->count / 2 ? before * 2 : pool->count;
+	for (unsigned id = before; id < pool->used; id++)
+		add(pool, id);
+	return true;
 }
 
 void kloop_pool_free(struct kloop_pool *pool)
@@ -172,7 +199,7 @@ int kloop_pool_get(struct kloop_pool *pool, uint32_t flags, void **ret_buffer, u
 
 void kloop_pool_give(struct kloop_pool *pool, unsigned id)
 {
-	if (id >= pool->count || !(pool->lent_bits[id / 64] >> (id % 64) & 1))
+	if (id >= pool->used || !(pool->lent_bits[id / 64] >> (id % 64) & 1))
 		return;
 	pool->lent_bits[id / 64] &= ~(1ull << (id % 64));
 	pool->lent--;
@@ -189,8 +216,8 @@ int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_po
 	int ret;
 
 	if (loop->receive_pool == NULL) {
-		ret = kloop_pool_new(loop, loop->options.pool_count,
-				     loop->options.pool_buffer_bytes, &loop->receive_pool);
+		ret = new_pool(loop, loop->options.pool_count, FIRST_RECEIVE_BUFFERS,
+			       loop->options.pool_buffer_bytes, &loop->receive_pool);
 		if (ret < 0)
 			return ret;
 	}

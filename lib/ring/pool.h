@@ -12,6 +12,7 @@ struct kloop_pool {
 	char *memory;
 	size_t buffer_bytes;
 	unsigned count;
+	unsigned used; /* the first so many are handed to the kernel, the others not yet */
 	unsigned lent; /* taken by completions and not given back */
 	int mask;
 	uint16_t group;

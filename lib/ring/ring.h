@@ -74,6 +74,9 @@ int kl_loop_get_datagram_pool(struct kloop_loop *loop, struct kloop_pool **ret_p
 /* The size of one buffer of a pool. */
 size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool);
 
+/* The kernel found no buffer: hand it more. Returns: whether there were more. */
+bool kl_pool_grow(struct kloop_pool *pool);
+
 /*
  * The loop's large buffers ("hot": they stay in the cache because all streams
  * use them), each made at its first call: NULL if there is no memory. Their

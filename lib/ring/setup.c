@@ -75,6 +75,10 @@ static void probe_features(struct kloop_loop *loop, const struct io_uring_params
 			loop->features |= KLOOP_FEATURE_BUFFER_RING | KLOOP_FEATURE_ACCEPT_MULTISHOT;
 		if (io_uring_opcode_supported(probe, IORING_OP_SEND_ZC))
 			loop->features |= KLOOP_FEATURE_RECV_MULTISHOT;
+		if (io_uring_opcode_supported(probe, IORING_OP_MKDIRAT))
+			loop->features |= KLOOP_FEATURE_MKDIRAT;
+		if (io_uring_opcode_supported(probe, KL_IORING_OP_FTRUNCATE))
+			loop->features |= KLOOP_FEATURE_FTRUNCATE;
 		io_uring_free_probe(probe);
 	}
 	loop->features &= ~loop->options.without;

@@ -67,6 +67,9 @@ static bool tell_failure(struct kloop_stream *stream)
 	struct kloop_tls *tls = kl_tls_of_layer(stream->layer);
 
 	kloop_timer_stop(&tls->timer);
+	/* What the connection died of is told by the session's functions as well. */
+	if (tls->error == 0)
+		tls->error = stream->error;
 	if (kl_tls_has(tls, KL_TLS_TOLD) || kl_stream_has(stream, KL_STREAM_CONNECTING) ||
 	    !tls->on_handshake)
 		return false;

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 import kloop
+from file_tools import path, run  # noqa: F401
 from kloop import _kloop
+from resolver_tools import Files, NameServer
 from tls_tools import Certificates
 
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
@@ -41,6 +43,40 @@ def kernel_loop():
     loop = kloop.Loop()
     yield loop
     loop.close()
+
+
+@pytest.fixture
+def name_server():
+    """A scripted name server; see resolver_tools."""
+    server = NameServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def resolver_files(tmp_path):
+    """resolv.conf, hosts and so on, for a resolver that looks at no others."""
+    return Files(tmp_path)
+
+
+@pytest.fixture
+def dns(name_server, resolver_files):
+    """The option dns= of a loop that asks the scripted server alone."""
+    return {"servers": [str(name_server)], "files": resolver_files.paths, "environment": False}
+
+
+@pytest.fixture
+def dns_loop(dns):
+    """A kloop.Loop that asks the scripted server; .failures has what went wrong in it."""
+    loop = kloop.Loop(dns=dns)
+    loop.failures = []
+    loop.set_exception_handler(lambda _, context: loop.failures.append(context))
+    yield loop
+    if not loop.is_closed():
+        run_until_quiet(loop)
+        loop.close()
+    loop.set_exception_handler(None)
+    assert loop.failures == []
 
 
 @pytest.fixture(scope="session")

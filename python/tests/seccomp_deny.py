@@ -11,6 +11,7 @@ import struct
 import sys
 
 IO_URING_SETUP = {"x86_64": 425, "aarch64": 425}
+GETRANDOM = {"x86_64": 318, "aarch64": 278}
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD_NUMBER, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, ERRNO = 0x7FFF0000, 0x00050000
@@ -20,12 +21,12 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def deny(error):
-    """From here on io_uring_setup(2) fails with this errno in this process and its children."""
+def deny(error, call=IO_URING_SETUP):
+    """From here on a system call fails with this errno in this process and its children."""
     instruction = struct.Struct("=HBBI")
     code = b"".join([
         instruction.pack(LOAD_NUMBER, 0, 0, 0),
-        instruction.pack(JUMP_EQUAL, 0, 1, IO_URING_SETUP[platform.machine()]),
+        instruction.pack(JUMP_EQUAL, 0, 1, call[platform.machine()]),
         instruction.pack(RETURN, 0, 0, ERRNO | error),
         instruction.pack(RETURN, 0, 0, ALLOW),
     ])

@@ -1,10 +1,38 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* Packets: the scan, and all that walks what it let pass, ldns included. */
 #include "dns/answer.h"
+#include "dns/gai.h"
 #include "dns/ldns.h"
 #include "fuzz.h"
 
 #include <stdlib.h>
+
+/* As it is handed on: each record has whole names, of which text can be made. */
+static void hand_on(struct kl_answer *answer)
+{
+	const struct kl_reply reply = { .answer = answer };
+	char text[KLOOP_DNS_NAME_TEXT_BYTES];
+	struct kloop_dns_message *message;
+	struct kloop_dns_record record;
+	size_t total = 0;
+
+	if (kl_message_make(&reply, &message) < 0)
+		return;
+	for (unsigned section = 0; section < 3; section++) {
+		size_t count = kloop_dns_message_get_count(message, section);
+
+		for (size_t i = 0; i < count; i++) {
+			if (kloop_dns_message_get_record(message, section, i, &record) < 0 ||
+			    kloop_dns_name_format(record.owner, record.owner_bytes, text,
+						  sizeof(text)) < 0)
+				abort();
+			total += record.owner_bytes + record.data_bytes;
+		}
+	}
+	if (total > (512 + 64) * 1024)
+		abort();
+	kloop_dns_message_unref(message);
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -29,7 +57,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		(void)kl_name_is_host(name);
 		/* What passed can be decoded, but for names that ldns thinks too long. */
 		if (kl_scan_has_names(record.type) &&
-		    kl_ldns_decode(data, size, record.owner, decoded, sizeof(decoded)) == 0)
+		    kl_ldns_decode(data, size, record.type, record.data, decoded,
+				   sizeof(decoded)) == 0)
 			abort();
 	}
 	(void)kl_option_find(data, &scan, KL_OPTION_EDE, &bytes);
@@ -42,6 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (answer->result != 0 && answer->cacheable)
 			abort(); /* "there is none", and here it is */
 	}
+	hand_on(answer);
 	kl_answer_unref(answer);
 	return 0;
 }

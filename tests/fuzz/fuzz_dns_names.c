@@ -29,11 +29,31 @@ static void search(const char *text)
 	kl_config_unref(config);
 }
 
+/* Numeric addresses are what glibc takes for such, and the same. */
+static void compare_numeric(const char *text)
+{
+	const struct addrinfo hints = { .ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_STREAM };
+	struct kloop_address address;
+	struct addrinfo *found;
+	int ours = kl_numeric_parse(text, &address);
+	int theirs = getaddrinfo(text, NULL, &hints, &found);
+
+	if (theirs == EAI_MEMORY || theirs == EAI_SYSTEM)
+		return;
+	if ((ours == 0) != (theirs == 0))
+		abort();
+	if (theirs != 0)
+		return;
+	if (found->ai_addrlen != address.length ||
+	    memcmp(found->ai_addr, &address.u, address.length) != 0)
+		abort();
+	freeaddrinfo(found);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[2048], formatted[KLOOP_DNS_NAME_TEXT_BYTES];
 	uint8_t name[KL_NAME_BYTES], again[KL_NAME_BYTES];
-	struct kloop_address address;
 	int bytes;
 
 	if (kloop_dns_name_format(data, size, formatted, sizeof(formatted)) >=
@@ -43,7 +63,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data, size);
 	text[size] = '\0';
-	(void)kl_numeric_parse(text, &address);
+	compare_numeric(text);
 	search(text);
 	for (int escapes = 0; escapes < 2; escapes++) {
 		bytes = kl_name_parse(text, strlen(text), escapes, name);

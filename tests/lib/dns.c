@@ -192,10 +192,28 @@ void kt_dns_send(struct kt_dns *server, const struct kt_question *question, cons
 	(void)send(question->fd, wire, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
+void kt_dns_read(struct kt_question *question)
+{
+	const uint8_t *wire = question->wire;
+	size_t at = 12, used = 0;
+
+	while (at < question->bytes && wire[at] != 0) {
+		size_t label = wire[at++];
+
+		for (; label != 0; label--, at++)
+			question->name[used++] = (char)(wire[at] >= 'A' && wire[at] <= 'Z' ?
+								wire[at] + 32 :
+								wire[at]);
+		question->name[used++] = '.';
+	}
+	question->name[used != 0 ? used - 1 : 0] = '\0';
+	question->type = get16(wire + at + 1);
+	question->end = at + 5;
+}
+
 static void handle(struct kt_dns *server, struct kt_question *question)
 {
 	static uint8_t reply[KT_DNS_BYTES + 512];
-	size_t at = 12, used = 0;
 	int bytes = -1;
 
 	server->questions++;
@@ -203,19 +221,7 @@ static void handle(struct kt_dns *server, struct kt_question *question)
 	question->number = server->questions;
 	if (server->quiet)
 		return;
-	while (at < question->bytes && question->wire[at] != 0) {
-		size_t label = question->wire[at++];
-
-		for (; label != 0; label--)
-			question->name[used++] = (char)(question->wire[at] >= 'A' && question->wire[at] <= 'Z' ?
-								question->wire[at] + 32 :
-								question->wire[at]),
-			at++;
-		question->name[used++] = '.';
-	}
-	question->name[used != 0 ? used - 1 : 0] = '\0';
-	question->type = get16(question->wire + at + 1);
-	question->end = at + 5;
+	kt_dns_read(question);
 	if (server->hook)
 		bytes = server->hook(server, question, reply);
 	if (bytes < 0) {

@@ -79,6 +79,8 @@ struct kloop_address kt_dns_address(const struct kt_dns *server);
 
 /* What the zone says; the length. */
 int kt_dns_answer(struct kt_dns *server, const struct kt_question *question, uint8_t *wire);
+/* Fill in name, type and end out of the wire. */
+void kt_dns_read(struct kt_question *question);
 /* A reply without records. */
 int kt_dns_empty(const struct kt_question *question, unsigned rcode, uint8_t *wire);
 /* Send a reply now. */

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -31,6 +32,13 @@ static void open_nothing(struct kt_setting *setting, bool blocked)
 {
 	(void)setting;
 	(void)blocked;
+}
+
+static void open_file(struct kt_setting *setting, bool blocked)
+{
+	(void)blocked;
+	setting->fd = memfd_create("kinds", MFD_CLOEXEC);
+	ck_assert_int_ge(setting->fd, 0);
 }
 
 static void open_reader(struct kt_setting *setting, bool blocked)
@@ -270,6 +278,42 @@ static int submit_close(struct kt_setting *setting, struct kloop_op *op)
 	return r;
 }
 
+static int submit_preadv(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_preadv(setting->loop, op, setting->fd, setting->vector, 2, UINT64_MAX);
+}
+
+static int submit_pwritev(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_pwritev(setting->loop, op, setting->fd, setting->vector, 2, UINT64_MAX);
+}
+
+static int submit_openat(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_openat(setting->loop, op, AT_FDCWD, "/dev/null", O_RDWR, 0);
+}
+
+static int submit_fsync(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_fsync(setting->loop, op, setting->fd, true);
+}
+
+static int submit_statx(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_statx(setting->loop, op, setting->fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS,
+			      &setting->status);
+}
+
+static int submit_ftruncate(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_ftruncate(setting->loop, op, setting->fd, 8192);
+}
+
+static int submit_fallocate(struct kt_setting *setting, struct kloop_op *op)
+{
+	return kloop_op_fallocate(setting->loop, op, setting->fd, 0, 4096, 4096);
+}
+
 const struct kt_kind kt_kinds[] = {
 	{ "nop", open_nothing, submit_nop, NULL,
 	  0, false, false, false },
@@ -300,6 +344,20 @@ const struct kt_kind kt_kinds[] = {
 	{ "shutdown", open_sender, submit_shutdown, NULL,
 	  0, true, false, false },
 	{ "close", open_sender, submit_close, NULL,
+	  0, true, false, false },
+	{ "preadv", open_reader, submit_preadv, send_text,
+	  4, true, false, false },
+	{ "pwritev", open_writer, submit_pwritev, drain,
+	  4, true, false, false },
+	{ "openat", open_nothing, submit_openat, NULL,
+	  0, false, true, false },
+	{ "fsync", open_file, submit_fsync, NULL,
+	  0, true, false, false },
+	{ "statx", open_file, submit_statx, NULL,
+	  0, true, false, false },
+	{ "ftruncate", open_file, submit_ftruncate, NULL,
+	  0, true, false, false },
+	{ "fallocate", open_file, submit_fallocate, NULL,
 	  0, true, false, false },
 };
 const int kt_kind_count = KT_COUNT(kt_kinds);

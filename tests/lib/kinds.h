@@ -9,6 +9,7 @@
 #include "support.h"
 
 #include <netinet/in.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 
 /* What the kinds work on; memory that is lent to the kernel lives here. */
@@ -18,6 +19,7 @@ struct kt_setting {
 	int others[2];  /* what keeps it alive or blocked; -1 if unused */
 	char buffer[64];
 	struct iovec vector[2];
+	struct statx status;
 	struct msghdr message;
 	struct sockaddr_in address;
 	struct kloop_pool *pool;

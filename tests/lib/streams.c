@@ -120,6 +120,28 @@ void kt_read_all(int fd, void *data, size_t bytes)
 	}
 }
 
+size_t kt_turn_read(struct kloop_loop *loop, int fd, void *data, size_t bytes)
+{
+	uint64_t end = kloop_now() + KT_PATIENCE_MS * KT_MS;
+	size_t had = 0;
+
+	while (had < bytes) {
+		ssize_t result = recv(fd, (char *)data + had, bytes - had, MSG_DONTWAIT);
+
+		if (result == 0)
+			break;
+		if (result > 0) {
+			had += (size_t)result;
+			continue;
+		}
+		ck_assert_int_eq(errno, EAGAIN);
+		ck_assert_msg(kloop_now() < end, "only %zu of %zu bytes after %d ms", had, bytes,
+			      KT_PATIENCE_MS);
+		kt_turn(loop, KT_MS);
+	}
+	return had;
+}
+
 /* ---- handlers --------------------------------------------------------- */
 
 /* Inside a call made by the test no handler may run. */

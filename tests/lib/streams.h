@@ -129,4 +129,7 @@ uint64_t kt_sum(uint64_t sum, const void *data, size_t bytes);
 void kt_write_all(int fd, const void *data, size_t bytes);
 void kt_read_all(int fd, void *data, size_t bytes);
 
+/* Turn the loop until so many bytes came, or the end. Returns: how many. */
+size_t kt_turn_read(struct kloop_loop *loop, int fd, void *data, size_t bytes);
+
 #endif

@@ -77,7 +77,9 @@ struct kloop_loop *kt_loop_on_rung(int rung)
 		kloop_loop_options_set_without(options, deferred | KLOOP_FEATURE_COOP_TASKRUN |
 								KLOOP_FEATURE_TASKRUN_FLAG |
 								KLOOP_FEATURE_REGISTERED_RING |
-								KLOOP_FEATURE_CQE_SKIP);
+								KLOOP_FEATURE_CQE_SKIP |
+								KLOOP_FEATURE_MKDIRAT |
+								KLOOP_FEATURE_FTRUNCATE);
 	else if (rung == 3)
 		ck_assert_int_eq(kloop_loop_options_set_sqpoll(options, true, 20, -1), 0);
 	loop = kt_loop_new(options);

@@ -63,8 +63,8 @@ struct kloop_loop *kt_loop_without(uint64_t features);
 
 /*
  * A loop on one rung of the set-up ladder: 0 the best that the kernel has,
- * 1 COOP_TASKRUN without newer features, 2 no flag and no registered
- * descriptor, 3 SQPOLL.
+ * 1 COOP_TASKRUN without newer features, 2 no flag, no registered
+ * descriptor and no small feature, 3 SQPOLL.
  */
 #define KT_RUNGS 4
 struct kloop_loop *kt_loop_on_rung(int rung);

@@ -129,6 +129,11 @@ enum kloop_error {
 	 * getaddrinfo(3), which may block, can find it (EAI_AGAIN).
 	 */
 	KLOOP_ERROR_DNS_NSS = -4310,
+	/*
+	 * No server could be asked by TLS: a handshake failed, a certificate is
+	 * not to be trusted (EAI_AGAIN). kloop_resolver_get_server() tells why.
+	 */
+	KLOOP_ERROR_DNS_TLS = -4311,
 };
 
 /*

@@ -33,6 +33,7 @@ struct kloop_dns_message;
 struct kloop_loop;
 struct kloop_resolver;
 struct kloop_resolver_options;
+struct kloop_tls_context;
 
 /* ---- options ----------------------------------------------------------- */
 
@@ -40,6 +41,16 @@ struct kloop_resolver_options;
 enum kloop_dns_transport {
 	KLOOP_DNS_UDP = 0, /* and by TCP what does not fit */
 	KLOOP_DNS_TCP = 1,
+	KLOOP_DNS_TLS = 2, /* encrypted (RFC 7858) */
+};
+
+/* How a server is asked by TLS: bits for kloop_resolver_options_add_tls_server(). */
+enum kloop_dns_tls_flag {
+	/*
+	 * Encrypt, and authenticate nobody: no protection from those who can
+	 * take the server's place.
+	 */
+	KLOOP_DNS_TLS_OPPORTUNISTIC = 1 << 0,
 };
 
 /* The files that a resolver reads. */
@@ -85,8 +96,9 @@ KLOOP_EXPORT void kloop_resolver_options_free(struct kloop_resolver_options *opt
 /*
  * Ask this server, and those added before, in place of resolv.conf's.
  *
- * address: IPv4 or IPv6; its port counts, 0 means 53.
- * transport: of enum kloop_dns_transport.
+ * address: IPv4 or IPv6; its port counts, 0 means 53, and 853 with TLS.
+ * transport: of enum kloop_dns_transport. KLOOP_DNS_TLS is the same as
+ * kloop_resolver_options_add_tls_server() without a name and flags.
  *
  * Returns: 0; -EINVAL; -ENOSPC over 8 servers.
  * Since: 0.1.
@@ -94,6 +106,56 @@ KLOOP_EXPORT void kloop_resolver_options_free(struct kloop_resolver_options *opt
 KLOOP_EXPORT int kloop_resolver_options_add_server(struct kloop_resolver_options *options,
 						   const struct kloop_address *address,
 						   unsigned transport) KLOOP_MUST_CHECK;
+
+/*
+ * Ask this server by TLS, in the order of the servers that are added.
+ *
+ * address: IPv4 or IPv6; its port counts, 0 means 853.
+ * name: what its certificate must be for, sent along as SNI; NULL: the address.
+ * flags: of enum kloop_dns_tls_flag.
+ *
+ * A server that cannot be authenticated is not asked, and never without TLS. A
+ * resolver asks in the clear only servers that were added so. Such a server
+ * behind one by TLS is asked when that one failed or let the whole time-out
+ * pass, not as soon as others are: it is the way to say that an answer counts
+ * more than secrecy.
+ *
+ * Returns: 0; -EINVAL, also for what is no host name; -ENOSPC over 8 servers;
+ * -ENOMEM.
+ * Since: 0.1.
+ * See also: kloop_resolver_options_set_tls_context(), kloop_resolver_get_server().
+ */
+KLOOP_EXPORT int kloop_resolver_options_add_tls_server(struct kloop_resolver_options *options,
+						       const struct kloop_address *address,
+						       const char *name,
+						       unsigned flags) KLOOP_MUST_CHECK;
+
+/*
+ * Whom to trust, what to present: the context for servers that are
+ * authenticated.
+ *
+ * context: a client's; what it verifies is what is verified. NULL, the default,
+ * has kloop_resolver_new() make one that trusts whom the system trusts.
+ * Opportunistic servers have a context of the library's own.
+ *
+ * Ownership: the options, and each resolver, take a reference.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT void kloop_resolver_options_set_tls_context(struct kloop_resolver_options *options,
+							 struct kloop_tls_context *context);
+
+/*
+ * How long a connection by TCP or TLS is kept for the next question.
+ *
+ * idle_ns: after the last answer; default 10 seconds, 0: not at all. The server
+ * may say less (RFC 7828). A connection that UDP had to be left for is not kept.
+ *
+ * A kept connection keeps a kloop_loop_run() going.
+ *
+ * Since: 0.1.
+ */
+KLOOP_EXPORT void
+kloop_resolver_options_set_idle_timeout(struct kloop_resolver_options *options, uint64_t idle_ns);
 
 /*
  * Read another file, or none.
@@ -113,7 +175,9 @@ KLOOP_EXPORT int kloop_resolver_options_set_file(struct kloop_resolver_options *
  *
  * timeout_ns: after the last question to the last server; 1 ms to 30 s. Other
  * servers are tried, and questions repeated, long before. 0: as resolv.conf says.
- * attempts: how often each server is asked at most, to 5. 0: as resolv.conf says.
+ * attempts: how often each server is asked, to 5, while the others are, too;
+ * with two or more, one that stays silent is asked once again half-way through
+ * timeout_ns. 0: as resolv.conf says.
  *
  * Returns: 0; -EINVAL if a number is out of range.
  * Since: 0.1.
@@ -175,9 +239,13 @@ KLOOP_EXPORT void kloop_resolver_options_set_flags(struct kloop_resolver_options
  * options: a set of options, or NULL for the defaults.
  * ret_resolver: the new resolver.
  *
+ * With a server to be authenticated by TLS and no context it reads the system's
+ * trust store, which takes tens of milliseconds.
+ *
  * Ownership: the caller closes it with kloop_resolver_close(); a loop that is
  * freed first does the same by itself, inside kloop_loop_free().
- * Returns: also -ENOMEM.
+ * Returns: also -ENOMEM; -EINVAL if the context is a server's;
+ * KLOOP_ERROR_TLS_LIBRARY.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_resolver_new(struct kloop_loop *loop,
@@ -236,6 +304,9 @@ struct kloop_resolver_stats {
 	uint64_t reloads;   /* configurations read */
 	uint64_t in_flight; /* queries now */
 	uint64_t waiting;   /* queries that wait for their turn now */
+	uint64_t tls_connections; /* of tcp_connections, whose handshake was done */
+	uint64_t tls_resumed;     /* of these, by a ticket of an earlier one */
+	uint64_t tls_failures;    /* of tcp_connections, whose handshake failed */
 };
 
 /*
@@ -249,6 +320,45 @@ struct kloop_resolver_stats {
 KLOOP_EXPORT int kloop_resolver_get_stats(const struct kloop_resolver *resolver,
 					  struct kloop_resolver_stats *ret_stats,
 					  size_t bytes) KLOOP_MUST_CHECK;
+
+/* Bits of kloop_dns_server_info.flags. */
+enum kloop_dns_server_flag {
+	KLOOP_DNS_SERVER_DOWN = 1 << 0,      /* did not answer lately, and is asked last */
+	KLOOP_DNS_SERVER_CONNECTED = 1 << 1, /* there is a connection by TCP or TLS */
+	/* There is one by TLS, and the server is who it should be. */
+	KLOOP_DNS_SERVER_AUTHENTICATED = 1 << 2,
+};
+
+/* About a server. Later versions add fields at the end. */
+struct kloop_dns_server_info {
+	struct kloop_address address;
+	unsigned transport; /* enum kloop_dns_transport */
+	unsigned flags;     /* enum kloop_dns_server_flag */
+	const char *name;   /* to be authenticated; NULL for none */
+	uint64_t rtt_ns;    /* its usual time for an answer; 0: not known */
+	/*
+	 * Why the last connection by TCP or TLS failed: a negative errno or
+	 * KLOOP_ERROR_TLS_*; 0 once one stands.
+	 */
+	int error;
+	const char *reason; /* that in words, with OpenSSL's own; "" for none */
+};
+
+/*
+ * Read what is known about a server: one that was added, or of resolv.conf.
+ *
+ * position: from 0.
+ * bytes: sizeof(struct kloop_dns_server_info).
+ *
+ * Ownership: texts last until the next turn.
+ * Returns: also -ENOENT behind the last; -EAGAIN before the first lookup has
+ * had the files read.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_resolver_get_server(const struct kloop_resolver *resolver,
+					   unsigned position,
+					   struct kloop_dns_server_info *ret_info,
+					   size_t bytes) KLOOP_MUST_CHECK;
 
 /* ---- lookups ----------------------------------------------------------- */
 
@@ -405,8 +515,9 @@ enum kloop_query_flag {
  * The completion of a query.
  *
  * result: 0 with an answer section for the question; KLOOP_ERROR_DNS_NONAME or
- * KLOOP_ERROR_DNS_NODATA with the message that said so; else as of
- * kloop_addresses_fn, without a message.
+ * KLOOP_ERROR_DNS_NODATA with the message that said so; KLOOP_ERROR_DNS_AGAIN or
+ * KLOOP_ERROR_DNS_FAIL, with the message of a server that failed, if one came:
+ * its rcode and EDE tell more; else as of kloop_addresses_fn, without a message.
  * message: valid until the function returns, unless kloop_dns_message_ref()
  * keeps it.
  */

@@ -28,6 +28,8 @@ enum kloop_feature {
 	KLOOP_FEATURE_RECV_MULTISHOT = 1 << 7, /* Linux 6.0 */
 	KLOOP_FEATURE_ACCEPT_MULTISHOT = 1 << 8, /* Linux 5.19 */
 	KLOOP_FEATURE_CQE_SKIP = 1 << 9,       /* Linux 5.17 */
+	KLOOP_FEATURE_MKDIRAT = 1 << 10,       /* Linux 5.15 */
+	KLOOP_FEATURE_FTRUNCATE = 1 << 11,     /* Linux 6.9 */
 };
 
 /*

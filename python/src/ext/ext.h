@@ -25,7 +25,11 @@
 struct kl_handle;
 struct kl_timer_handle;
 struct kl_sock_op;
+struct kl_resolve;      /* resolver.h */
+struct kl_resolver_use; /* resolver.h */
+struct kl_file_call;
 struct kl_tls_module; /* tls.h */
+struct kl_streams;    /* streams.h */
 
 struct kl_state {
 	PyObject *module;
@@ -40,6 +44,8 @@ struct kl_state {
 	PyTypeObject *datagram_transport_type; /* DatagramTransport, of asyncio.DatagramTransport too */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
+	PyTypeObject *resolve_type;   /* one getaddrinfo(), getnameinfo() or query in flight */
+	PyTypeObject *file_call_type; /* one call on a file */
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
@@ -59,7 +65,20 @@ struct kl_state {
 	PyObject *timeout_error;            /* asyncio.TimeoutError */
 	PyObject *invalid_state_error;      /* asyncio.InvalidStateError */
 
+	/* For names: resolver.c. */
+	PyObject *base_events; /* the names of asyncio.base_events, "socket" among them */
+	PyObject *socket_getaddrinfo; /* as CPython made them; None if they were replaced before */
+	PyObject *socket_getnameinfo;
+	PyObject *gaierror;
+	PyObject *address_family; /* socket.AddressFamily and SocketKind, and members of them */
+	PyObject *socket_kind;
+	PyObject *family_ip4, *family_ip6, *kind_stream, *kind_datagram, *kind_raw;
+	PyObject *empty_text;
+	PyObject *base_getaddrinfo; /* asyncio.BaseEventLoop.getaddrinfo: in the executor */
+	PyObject *base_getnameinfo;
+
 	struct kl_tls_module *tls; /* NULL until the first TLS connection */
+	struct kl_streams *streams; /* what is known of asyncio's streams */
 
 	/* kloop.IoUringUnavailable, made by errors.c. */
 	PyObject *unavailable_error;
@@ -76,8 +95,9 @@ struct kl_state {
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
-	X(datagram_received) X(error_received) X(pipe)                                                     \
-	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)
+	X(datagram_received) X(error_received) X(pipe)                                             \
+	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
+	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
 
@@ -110,6 +130,7 @@ typedef struct {
 	size_t ready_head;
 	size_t ready_count;
 	size_t ready_capacity; /* a power of two */
+	unsigned long long callbacks; /* taken from there and run, since the loop was made */
 
 	/*
 	 * Non-NULL while the loop's thread runs without the GIL; taken back by
@@ -153,6 +174,16 @@ typedef struct {
 	/* sock.c: calls that wait in the ring, each with a reference of the loop's. */
 	struct kl_sock_op *sock_ops;
 	PyObject *sock_spare; /* a bytes object to receive into */
+
+	/* resolver.c */
+	struct kl_resolver_use *resolver; /* NULL until the first lookup, and after a change */
+	struct kloop_resolver_options *resolver_options; /* NULL: the defaults */
+	struct kl_resolve *resolves; /* lookups in the ring, each with a reference of the loop's */
+	PyObject *resolver_failure;  /* str: why there can be no resolver; or NULL */
+	unsigned long long system_lookups; /* that went to the executor */
+	bool system_resolver;              /* all go there */
+	/* file.c: calls on files in the ring, each with a reference of the loop's. */
+	struct kl_file_call *file_calls;
 
 	/*
 	 * The WeakValueDictionary of transports by descriptor that asyncio's own
@@ -252,6 +283,21 @@ PyObject *kl_exception(struct kl_state *state, int code);
  */
 PyObject *kl_os_exception(int error);
 
+/* ---- arguments: transport_call.c ------------------------------------- */
+
+/* Names of positional parameters, in order; the first `required` must be there. */
+struct kl_signature {
+	const char *function;
+	int required;
+	int positional;
+	int total;
+	const char *names[12];
+};
+
+/* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
+int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *args,
+			Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
+
 /* ---- addresses: address.c -------------------------------------------- */
 
 /* As socket.getsockname() returns it: ('127.0.0.1', 80), 4-tuples for IPv6, str or bytes for Unix. */
@@ -266,6 +312,10 @@ bool kl_address_from_python(int family, PyObject *object, struct kloop_address *
 /* ---- one .c per object; each adds its types or methods to the module --- */
 
 int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
+int kl_streams_init(PyObject *module, struct kl_state *state);   /* streams_attach.c */
+int kl_streams_traverse(struct kl_state *state, visitproc visit, void *arg);
+void kl_streams_clear(struct kl_state *state); /* the memory stays */
+void kl_streams_free(struct kl_state *state);
 /* Empty the free lists for good: while the types are still there. */
 void kl_handle_fini(struct kl_state *state);
 void kl_sock_fini(struct kl_state *state);
@@ -278,6 +328,8 @@ int kl_pipe_init(PyObject *module, struct kl_state *state);      /* transport_pi
 int kl_dgram_init(PyObject *module, struct kl_state *state);     /* transport_dgram.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
+int kl_resolver_init(PyObject *module, struct kl_state *state);  /* resolver_call.c */
+int kl_file_init(PyObject *module, struct kl_state *state);      /* file_await.c */
 
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
@@ -296,12 +348,19 @@ KL_LOOP_METHOD(kl_loop_watched_events);
 void kl_poll_close(LoopObject *self);
 int kl_poll_traverse(LoopObject *self, visitproc visit, void *arg);
 int kl_sock_ops_traverse(LoopObject *self, visitproc visit, void *arg); /* sock.c */
+int kl_resolves_traverse(LoopObject *self, visitproc visit, void *arg); /* resolver.c */
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
 /* child.c: (pid, callback, argument): callback(argument, status) when it has ended */
 KL_LOOP_METHOD(kl_loop_watch_pid);
 int kl_children_traverse(LoopObject *self, visitproc visit, void *arg);
 /* loop_run.c */
+/*
+ * Run what is ready in the middle of a turn. To be called from completion
+ * functions, and only if nothing was ready before, so that the order of
+ * callbacks is kept: it is as if the turn ended here and the next began.
+ */
+void kl_run_ready_early(LoopObject *self);
 PyObject *kl_loop_run(PyObject *self, PyObject *ignored);
 void kl_before_wait(void *loop_object);
 /* sock.c */
@@ -313,6 +372,32 @@ KL_LOOP_METHOD(kl_loop_sock_sendall);
 KL_LOOP_METHOD(kl_loop_sock_sendto);
 KL_LOOP_METHOD(kl_loop_sock_accept);
 KL_LOOP_METHOD(kl_loop_sock_connect_c);
+/* resolver_call.c */
+KL_LOOP_METHOD(kl_loop_getaddrinfo);
+KL_LOOP_METHOD(kl_loop_getnameinfo);
+KL_LOOP_METHOD(kl_loop_query);
+/* resolver.c */
+PyObject *kl_loop_set_resolver(PyObject *self, PyObject *args, PyObject *kwargs);
+PyObject *kl_loop_flush_names(PyObject *self, PyObject *name);
+PyObject *kl_loop_reload_names(PyObject *self, PyObject *ignored);
+PyObject *kl_loop_resolver_stats(PyObject *self, PyObject *ignored);
+PyObject *kl_dns_text_py(PyObject *module, PyObject *code);
+/* After the ring is gone, and with it all lookups. */
+void kl_resolver_close(LoopObject *self);
+/* file_methods.c */
+int kl_file_calls_traverse(LoopObject *self, visitproc visit, void *arg); /* file.c */
+KL_LOOP_METHOD(kl_loop_file_open);
+KL_LOOP_METHOD(kl_loop_file_close);
+KL_LOOP_METHOD(kl_loop_file_read);
+KL_LOOP_METHOD(kl_loop_file_readinto);
+KL_LOOP_METHOD(kl_loop_file_write);
+KL_LOOP_METHOD(kl_loop_file_sync);
+KL_LOOP_METHOD(kl_loop_file_stat);
+KL_LOOP_METHOD(kl_loop_file_truncate);
+KL_LOOP_METHOD(kl_loop_file_allocate);
+KL_LOOP_METHOD(kl_loop_file_rename);
+KL_LOOP_METHOD(kl_loop_file_unlink);
+KL_LOOP_METHOD(kl_loop_file_mkdir);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_dgram.c: sock, protocol, address, waiter, extra, family */

@@ -65,6 +65,10 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 	if (result == 0)
 		result = kl_children_traverse(self, visit, arg);
 	if (result == 0)
+		result = kl_resolves_traverse(self, visit, arg);
+	if (result == 0)
+		result = kl_file_calls_traverse(self, visit, arg);
+	if (result == 0)
 		result = kl_open_objects_traverse(self, visit, arg);
 	return result;
 }
@@ -240,7 +244,8 @@ static PyMethodDef loop_methods[] = {
 	{ "is_closed", loop_is_closed, METH_NOARGS, "Was the loop closed?" },
 	{ "get_debug", loop_get_debug, METH_NOARGS, "Is debug mode on?" },
 	{ "stats", kl_loop_stats, METH_NOARGS,
-	  "Counters of the ring since the loop was made, as a dict; see kloop_loop_get_stats(3)." },
+	  "Counters since the loop was made, as a dict: those of the ring, which\n"
+	  "kloop_loop_get_stats(3) explains, the callbacks that ran, and how many are ready now." },
 	{ "_features", kl_loop_features, METH_NOARGS,
 	  "What the ring got from the kernel, bits of enum kloop_feature." },
 	{ "_check_closed", loop_check_closed, METH_NOARGS, "RuntimeError if the loop is closed." },
@@ -293,6 +298,45 @@ static PyMethodDef loop_methods[] = {
 	FAST("_sock_connect", kl_loop_sock_connect_c,
 	     "_sock_connect($self, sock, address)\n--\n\nConnect to a resolved address."),
 
+	FAST("getaddrinfo", kl_loop_getaddrinfo,
+	     "getaddrinfo($self, host, port, *, family=0, type=0, proto=0, flags=0)\n--\n\n"
+	     "As socket.getaddrinfo(), without a thread; to be awaited. See Loop.resolver."),
+	FAST("getnameinfo", kl_loop_getnameinfo,
+	     "getnameinfo($self, sockaddr, flags=0)\n--\n\n"
+	     "As socket.getnameinfo(), without a thread; to be awaited."),
+	FAST("_query", kl_loop_query,
+	     "_query($self, name, type, flags)\n--\n\n"
+	     "Ask for records: (result, message or None); to be awaited."),
+	{ "_set_resolver", (PyCFunction)(void (*)(void))kl_loop_set_resolver,
+	  METH_VARARGS | METH_KEYWORDS, "Have another resolver from now on, with these options." },
+	{ "_flush_names", kl_loop_flush_names, METH_O, "Forget answers for a name, or all (None)." },
+	{ "_reload_names", kl_loop_reload_names, METH_NOARGS, "Have the system's files read again." },
+	{ "_resolver_stats", kl_loop_resolver_stats, METH_NOARGS, "The resolver's counters." },
+	FAST("_file_open", kl_loop_file_open,
+	     "_file_open($self, path, flags, mode, /)\n--\n\nOpen a file; its descriptor."),
+	FAST("_file_close", kl_loop_file_close,
+	     "_file_close($self, fd, /)\n--\n\nClose a descriptor."),
+	FAST("_file_read", kl_loop_file_read,
+	     "_file_read($self, fd, bytes, offset, full, /)\n--\n\nRead: bytes; full waits for all of them or the end of the file."),
+	FAST("_file_readinto", kl_loop_file_readinto,
+	     "_file_readinto($self, fd, buffer, offset, full, /)\n--\n\nRead into a buffer; the number of bytes."),
+	FAST("_file_write", kl_loop_file_write,
+	     "_file_write($self, fd, data, offset, /)\n--\n\nWrite all of data; the number of bytes."),
+	FAST("_file_sync", kl_loop_file_sync,
+	     "_file_sync($self, fd, data_only, /)\n--\n\nfsync or fdatasync."),
+	FAST("_file_stat", kl_loop_file_stat,
+	     "_file_stat($self, file, flags, /)\n--\n\nstatx of a path or descriptor; a tuple."),
+	FAST("_file_truncate", kl_loop_file_truncate,
+	     "_file_truncate($self, fd, bytes, /)\n--\n\nSet the size of a file."),
+	FAST("_file_allocate", kl_loop_file_allocate,
+	     "_file_allocate($self, fd, mode, offset, bytes, /)\n--\n\nfallocate."),
+	FAST("_file_rename", kl_loop_file_rename,
+	     "_file_rename($self, old, new, flags, /)\n--\n\nRename a file."),
+	FAST("_file_unlink", kl_loop_file_unlink,
+	     "_file_unlink($self, path, flags, /)\n--\n\nRemove a name."),
+	FAST("_file_mkdir", kl_loop_file_mkdir,
+	     "_file_mkdir($self, path, mode, /)\n--\n\nMake a directory."),
+
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
 	FAST("_make_datagram_transport_c", kl_loop_make_datagram_transport,
@@ -319,6 +363,10 @@ static PyGetSetDef loop_getset[] = {
 };
 
 static PyMemberDef loop_members[] = {
+	{ "_system_resolver", T_BOOL, offsetof(LoopObject, system_resolver), 0,
+	  "All lookups go to the executor." },
+	{ "_resolver_failure", T_OBJECT, offsetof(LoopObject, resolver_failure), READONLY,
+	  "Why there can be no resolver, or None." },
 	{ "_stopping", T_BOOL, offsetof(LoopObject, stopping), 0, "stop() was called." },
 	{ "_closed", T_BOOL, offsetof(LoopObject, closed), 0, "close() was called." },
 	{ "slow_callback_duration", T_DOUBLE, offsetof(LoopObject, slow_callback_duration), 0,

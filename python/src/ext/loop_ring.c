@@ -237,6 +237,7 @@ static int close_ring(LoopObject *self)
 	if (code < 0)
 		return code;
 	self->loop = NULL;
+	kl_resolver_close(self);
 	kl_ready_clear(self);
 	kl_drop_now(self);
 	Py_CLEAR(self->sock_spare);
@@ -286,13 +287,13 @@ PyObject *kl_loop_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
 	if (code < 0)
 		return kl_raise(self->state, code);
 #define COUNTER(name) #name, (unsigned long long)s.name
-	return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsn}", COUNTER(turns),
+	return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsKsn}", COUNTER(turns),
 			     COUNTER(enters), COUNTER(waits), COUNTER(submissions),
 			     COUNTER(completions), COUNTER(overflows), COUNTER(queue_full),
 			     COUNTER(wakes), COUNTER(timers_fired), COUNTER(timers_active),
 			     COUNTER(in_flight), COUNTER(buffers), COUNTER(buffers_lent),
-			     COUNTER(buffers_empty), COUNTER(direct_calls), "ready",
-			     (Py_ssize_t)self->ready_count);
+			     COUNTER(buffers_empty), COUNTER(direct_calls), "callbacks",
+			     self->callbacks, "ready", (Py_ssize_t)self->ready_count);
 #undef COUNTER
 }
 

@@ -154,6 +154,7 @@ static int run_ready(LoopObject *self)
 
 		self->ready_head = (self->ready_head + 1) & (self->ready_capacity - 1);
 		self->ready_count--;
+		self->callbacks++;
 		if (self->debug)
 			failed = run_handle_debug(self, handle);
 		else
@@ -170,6 +171,21 @@ static int run_ready(LoopObject *self)
 			return -1;
 	}
 	return 0;
+}
+
+void kl_run_ready_early(LoopObject *self)
+{
+	PyObject *exception;
+
+	if (!self->running || self->stopping || self->pending_exception != NULL)
+		return;
+	if (run_ready(self) == 0)
+		return;
+	exception = kl_exception_take();
+	if (self->pending_exception == NULL)
+		self->pending_exception = exception;
+	else
+		Py_XDECREF(exception);
 }
 
 PyObject *kl_loop_run(PyObject *op, PyObject *Py_UNUSED(ignored))

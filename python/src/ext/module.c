@@ -83,6 +83,8 @@ static PyMethodDef module_methods[] = {
 	  "Why TLS goes through asyncio's sslproto; None if it does not." },
 	{ "_tls_refuse", kl_tls_refuse_py, METH_O,
 	  "For tests: have it go there for this reason, or not (None)." },
+	{ "_dns_text", kl_dns_text_py, METH_O,
+	  "_dns_text(code): the code of getaddrinfo(3) for one of libkloop, and what it means." },
 	{ "_tls_prove", kl_tls_prove_py, METH_VARARGS,
 	  "_tls_prove(path, context, inner): the proof behind _tls_refusal(), of these objects." },
 	{ NULL, NULL, 0, NULL },
@@ -116,6 +118,45 @@ static int probe_format_callback(struct kl_state *state)
 	return 0;
 }
 
+/* Python's own functions, by which a replacement can be told; None if one is in place already. */
+static int import_socket(struct kl_state *state)
+{
+	PyObject *module = PyImport_ImportModule("socket"), *globals;
+
+	if (module == NULL)
+		return -1;
+	globals = PyModule_GetDict(module);
+	state->socket_getaddrinfo = PyObject_GetAttr(module, state->names.getaddrinfo);
+	state->socket_getnameinfo = PyObject_GetAttr(module, state->names.getnameinfo);
+	Py_DECREF(module);
+	if (state->socket_getaddrinfo == NULL || state->socket_getnameinfo == NULL)
+		return -1;
+	if (!PyFunction_Check(state->socket_getaddrinfo) ||
+	    PyFunction_GetGlobals(state->socket_getaddrinfo) != globals)
+		Py_SETREF(state->socket_getaddrinfo, Py_NewRef(Py_None));
+	if (!PyCFunction_Check(state->socket_getnameinfo))
+		Py_SETREF(state->socket_getnameinfo, Py_NewRef(Py_None));
+	return 0;
+}
+
+/* What asyncio has for names. */
+static int import_resolvers(struct kl_state *state)
+{
+	PyObject *loop = import_from("asyncio", "BaseEventLoop");
+
+	if (loop == NULL)
+		return -1;
+	state->base_getaddrinfo = PyObject_GetAttr(loop, state->names.getaddrinfo);
+	state->base_getnameinfo = PyObject_GetAttr(loop, state->names.getnameinfo);
+	Py_DECREF(loop);
+	state->base_events = import_from("asyncio.base_events", "__dict__");
+	state->empty_text = PyUnicode_FromString("");
+	if (state->base_getaddrinfo == NULL || state->base_getnameinfo == NULL ||
+	    state->base_events == NULL || state->empty_text == NULL)
+		return -1;
+	return import_socket(state);
+}
+
 static int import_all(struct kl_state *state)
 {
 	const struct {
@@ -136,6 +177,14 @@ static int import_all(struct kl_state *state)
 		{ &state->cancelled_error, "asyncio", "CancelledError" },
 		{ &state->timeout_error, "asyncio", "TimeoutError" },
 		{ &state->invalid_state_error, "asyncio", "InvalidStateError" },
+		{ &state->gaierror, "socket", "gaierror" },
+		{ &state->address_family, "socket", "AddressFamily" },
+		{ &state->socket_kind, "socket", "SocketKind" },
+		{ &state->family_ip4, "socket", "AF_INET" },
+		{ &state->family_ip6, "socket", "AF_INET6" },
+		{ &state->kind_stream, "socket", "SOCK_STREAM" },
+		{ &state->kind_datagram, "socket", "SOCK_DGRAM" },
+		{ &state->kind_raw, "socket", "SOCK_RAW" },
 	};
 	PyObject *handle;
 	size_t i;
@@ -152,7 +201,7 @@ static int import_all(struct kl_state *state)
 	Py_DECREF(handle);
 	if (state->handle_repr_info == NULL)
 		return -1;
-	return probe_format_callback(state);
+	return probe_format_callback(state) < 0 ? -1 : import_resolvers(state);
 }
 
 static int intern_names(struct kl_state *state)
@@ -174,10 +223,12 @@ static int module_exec(PyObject *module)
 	if (intern_names(state) < 0 || import_all(state) < 0)
 		return -1;
 	if (kl_errors_init(module, state) < 0 || kl_handle_init(module, state) < 0 ||
-	    kl_sock_init(module, state) < 0 || kl_loop_init(module, state) < 0 ||
+	    kl_sock_init(module, state) < 0 || kl_resolver_init(module, state) < 0 ||
+	    kl_file_init(module, state) < 0 ||
+	    kl_loop_init(module, state) < 0 ||
 	    kl_transport_init(module, state) < 0 || kl_dgram_init(module, state) < 0 ||
-	    kl_pipe_init(module, state) < 0 ||
-	    kl_listener_init(module, state) < 0)
+	    kl_pipe_init(module, state) < 0 || kl_listener_init(module, state) < 0 ||
+	    kl_streams_init(module, state) < 0)
 		return -1;
 	if (PyModule_AddStringConstant(module, "library_version", kloop_version()) < 0 ||
 	    PyModule_AddStringConstant(module, "header_version", KLOOP_VERSION_STRING) < 0)
@@ -190,20 +241,28 @@ static int module_exec(PyObject *module)
 	X(loop_type) X(handle_type) X(timer_handle_type) X(transport_type) X(listener_type)        \
 	X(read_pipe_type) X(write_pipe_type) X(asyncio_read_transport) X(asyncio_write_transport)   \
 	X(datagram_transport_type) X(asyncio_datagram_transport)                                   \
-	X(sock_op_type) X(asyncio_transport) X(asyncio_buffered_protocol) X(transport_socket)      \
+	X(sock_op_type) X(file_call_type) X(asyncio_transport) X(asyncio_buffered_protocol)        \
+	X(transport_socket)                                                                        \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
 	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
-	X(timeout_error) X(unavailable_error)
+	X(timeout_error) X(unavailable_error) X(resolve_type) X(base_events)                       \
+	X(socket_getaddrinfo) X(socket_getnameinfo) X(gaierror) X(address_family) X(socket_kind)   \
+	X(family_ip4) X(family_ip6) X(kind_stream) X(kind_datagram) X(kind_raw) X(empty_text)      \
+	X(base_getaddrinfo) X(base_getnameinfo)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {
 	struct kl_state *state = state_of(module);
+	int result;
 
 	if (state == NULL)
 		return 0;
 #define VISIT(n) Py_VISIT(state->n);
 	KL_STATE_OBJECTS(VISIT)
 #undef VISIT
+	result = kl_streams_traverse(state, visit, arg);
+	if (result != 0)
+		return result;
 	return kl_tls_traverse(state, visit, arg);
 }
 
@@ -217,6 +276,7 @@ static int module_clear(PyObject *module)
 	kl_handle_fini(state);
 	kl_sock_fini(state);
 	kl_tls_fini(state);
+	kl_streams_clear(state);
 #define CLEAR(n) Py_CLEAR(state->n);
 	KL_STATE_OBJECTS(CLEAR)
 #undef CLEAR
@@ -229,6 +289,8 @@ static int module_clear(PyObject *module)
 static void module_free(void *module)
 {
 	(void)module_clear(module);
+	if (state_of(module) != NULL)
+		kl_streams_free(state_of(module));
 }
 
 static PyModuleDef_Slot module_slots[] = {

@@ -17,6 +17,7 @@
 /* ---- life -------------------------------------------------------------- */
 
 static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags);
+static const struct kl_await_kind kind;
 
 struct kl_sock_op *kl_sock_allocate(struct kl_state *state)
 {
@@ -33,19 +34,15 @@ struct kl_sock_op *kl_sock_allocate(struct kl_state *state)
 	if (self == NULL)
 		return NULL;
 	memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
+	self->base.kind = &kind;
 	kloop_op_init(&self->op, poll_done);
 	return self;
 }
 
-void kl_sock_drop_callbacks(struct kl_sock_op *self)
+static void drop_arguments(struct kl_await *base)
 {
-	Py_CLEAR(self->callback);
-	Py_CLEAR(self->context);
-	Py_CLEAR(self->more);
-}
+	struct kl_sock_op *self = (struct kl_sock_op *)base;
 
-void kl_sock_drop_arguments(struct kl_sock_op *self)
-{
 	if (self->buffer.obj != NULL)
 		PyBuffer_Release(&self->buffer);
 	Py_CLEAR(self->sock);
@@ -53,64 +50,40 @@ void kl_sock_drop_arguments(struct kl_sock_op *self)
 	Py_CLEAR(self->second);
 }
 
-int kl_sock_op_traverse(PyObject *op, visitproc visit, void *arg)
+static int sock_op_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	struct kl_sock_op *self = (struct kl_sock_op *)op;
 
 	/* Not the buffer: it stays pinned for as long as the call is not done. */
-	Py_VISIT(Py_TYPE(op));
-	Py_VISIT(self->loop);
 	Py_VISIT(self->sock);
 	Py_VISIT(self->first);
 	Py_VISIT(self->second);
-	Py_VISIT(self->callback);
-	Py_VISIT(self->context);
-	Py_VISIT(self->more);
-	Py_VISIT(self->cancel_message);
-	return 0;
+	return kl_await_traverse(&self->base, visit, arg);
 }
 
-int kl_sock_op_clear(PyObject *op)
+static int sock_op_clear(PyObject *op)
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
-
-	kl_sock_drop_callbacks(self);
-	Py_CLEAR(self->cancel_message);
+	kl_await_clear((struct kl_await *)op);
 	return 0;
 }
 
-/* As Python says of a coroutine: a call that nobody awaited did nothing. */
-static void warn_if_unused(struct kl_sock_op *self)
+static void sock_op_dealloc(PyObject *op)
 {
 	static const char *const names[] = { "sock_recv",    "sock_recv_into", "sock_recvfrom",
 					     "sock_recvfrom_into", "sock_sendall", "sock_sendto",
 					     "sock_accept",  "sock_connect" };
-	PyObject *exception;
-
-	if (self->state != KL_SOCK_NEW || self->sock == NULL)
-		return;
-	exception = kl_exception_take();
-	if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'Loop.%s' was never awaited",
-			     names[self->kind]) < 0)
-		PyErr_WriteUnraisable(NULL);
-	if (exception != NULL)
-		kl_exception_give(exception);
-}
-
-void kl_sock_op_dealloc(PyObject *op)
-{
 	struct kl_sock_op *self = (struct kl_sock_op *)op;
 	PyTypeObject *type = Py_TYPE(op);
-	struct kl_state *state = self->loop->state;
-	LoopObject *loop = self->loop;
+	LoopObject *loop = self->base.loop;
+	struct kl_state *state = loop->state;
 
 	PyObject_GC_UnTrack(op);
-	warn_if_unused(self);
-	kl_sock_drop_callbacks(self);
-	kl_sock_drop_arguments(self);
-	Py_CLEAR(self->cancel_message);
+	if (self->sock != NULL)
+		kl_await_warn_unused(&self->base, names[self->kind]);
+	kl_await_clear(&self->base);
+	drop_arguments(&self->base);
 	if (state->free_sock_op_count < FREE_SOCK_OPS) {
-		self->loop = NULL;
+		self->base.loop = NULL;
 		self->sock = (PyObject *)state->free_sock_ops;
 		state->free_sock_ops = self;
 		state->free_sock_op_count++;
@@ -145,13 +118,12 @@ int kl_sock_ops_traverse(LoopObject *loop, visitproc visit, void *arg)
 
 static int submit(struct kl_sock_op *self)
 {
-	return kloop_op_poll(self->loop->loop, &self->op, self->fd, kl_sock_events(self));
+	return kloop_op_poll(self->base.loop->loop, &self->op, self->fd, kl_sock_events(self));
 }
 
-/* Sleep until the descriptor is ready: 0, or -1 with an error set. */
 int kl_sock_begin_wait(struct kl_sock_op *self)
 {
-	LoopObject *loop = self->loop;
+	LoopObject *loop = self->base.loop;
 	PyObject *fd_object;
 	int code;
 
@@ -175,35 +147,8 @@ int kl_sock_begin_wait(struct kl_sock_op *self)
 	if (self->next != NULL)
 		self->next->link = &self->next;
 	loop->sock_ops = self;
-	self->state = KL_SOCK_WAITING;
+	self->base.state = KL_AWAIT_WAITING;
 	return 0;
-}
-
-void kl_sock_schedule(struct kl_sock_op *self, PyObject *callback, PyObject *context)
-{
-	PyObject *argument = (PyObject *)self;
-
-	if (kl_call_soon(self->loop, callback, &argument, 1, context) < 0)
-		kl_report_exception(self->loop, "A sock_*() call cannot be finished", NULL, NULL);
-}
-
-/* Whoever waits is to be told: with the GIL. */
-void kl_sock_wake_waiters(struct kl_sock_op *self)
-{
-	PyObject *callback = self->callback, *context = self->context, *more = self->more;
-	Py_ssize_t i;
-
-	self->callback = self->context = self->more = NULL;
-	if (callback != NULL && !self->loop->closed)
-		kl_sock_schedule(self, callback, context);
-	for (i = 0; more != NULL && !self->loop->closed && i < PyList_GET_SIZE(more); i++) {
-		PyObject *pair = PyList_GET_ITEM(more, i);
-
-		kl_sock_schedule(self, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
-	}
-	Py_XDECREF(callback);
-	Py_XDECREF(context);
-	Py_XDECREF(more);
 }
 
 static void unlink_op(struct kl_sock_op *self)
@@ -221,7 +166,7 @@ static bool go_on(struct kl_sock_op *self, int32_t result)
 	int code;
 
 	/* Not by us: the ring changed threads. */
-	if (result == -ECANCELED && !self->loop->closed) {
+	if (result == -ECANCELED && !self->base.loop->closed) {
 		code = submit(self);
 	} else if (result < 0) {
 		code = result;
@@ -245,10 +190,10 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kl_sock_op *self =
 		(struct kl_sock_op *)((char *)op - offsetof(struct kl_sock_op, op));
-	LoopObject *loop = self->loop;
+	LoopObject *loop = self->base.loop;
 
 	(void)flags;
-	if (self->state != KL_SOCK_WAITING) {
+	if (self->base.state != KL_AWAIT_WAITING) {
 		unlink_op(self);
 		kl_drop_later(loop, (PyObject *)self);
 		return;
@@ -257,13 +202,56 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		return;
 	kl_py_enter(loop);
 	unlink_op(self);
-	self->state = KL_SOCK_READY;
-	kl_sock_wake_waiters(self);
+	self->base.state = KL_AWAIT_READY;
+	kl_await_wake(&self->base);
 	Py_DECREF(self);
 }
 
-void kl_sock_cancel_poll(struct kl_sock_op *self)
+static void stop(struct kl_await *base)
 {
+	struct kl_sock_op *self = (struct kl_sock_op *)base;
+
 	if (kloop_op_is_active(&self->op))
 		(void)kloop_op_cancel(&self->op);
+}
+
+/* ---- the type ---------------------------------------------------------- */
+
+static int go(struct kl_await *base, PyObject **ret_result)
+{
+	struct kl_sock_op *self = (struct kl_sock_op *)base;
+	int result = kl_sock_attempt(self, ret_result);
+
+	return result == 0 ? kl_sock_begin_wait(self) : result;
+}
+
+static const struct kl_await_kind kind = {
+	.qualname = "Loop.sock_call",
+	.failure = "A sock_*() call cannot be finished",
+	.go = go,
+	.stop = stop,
+	.drop = drop_arguments,
+};
+
+static PyType_Slot slots[] = {
+	{ Py_tp_doc, (void *)"A call of Loop.sock_*(), to be awaited." },
+	{ Py_tp_dealloc, sock_op_dealloc },
+	{ Py_tp_traverse, sock_op_traverse },
+	{ Py_tp_clear, sock_op_clear },
+	KL_AWAIT_SLOTS,
+	{ 0, NULL },
+};
+
+static PyType_Spec spec = {
+	.name = "kloop._kloop.SockCall",
+	.basicsize = sizeof(struct kl_sock_op),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+		 Py_TPFLAGS_DISALLOW_INSTANTIATION,
+	.slots = slots,
+};
+
+int kl_sock_init(PyObject *module, struct kl_state *state)
+{
+	state->sock_op_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+	return state->sock_op_type == NULL ? -1 : 0;
 }

@@ -70,18 +70,18 @@ static int attempt_recv(struct kl_sock_op *self, PyObject **ret_result)
 		*ret_result = PyBytes_FromStringAndSize(NULL, 0);
 		return *ret_result == NULL ? -1 : 1;
 	}
-	buffer = take_spare(self->loop, self->bytes);
+	buffer = take_spare(self->base.loop, self->bytes);
 	if (buffer == NULL)
 		return -1;
 	n = recv(self->fd, PyBytes_AS_STRING(buffer), self->bytes, MSG_DONTWAIT);
 	error = errno;
 	if (n < 0) {
-		give_spare(self->loop, buffer);
+		give_spare(self->base.loop, buffer);
 		return would_block(error) ? 0 : fail_errno(error);
 	}
 	if ((size_t)n <= COPY_BYTES && (size_t)n < self->bytes) {
 		*ret_result = PyBytes_FromStringAndSize(PyBytes_AS_STRING(buffer), n);
-		give_spare(self->loop, buffer);
+		give_spare(self->base.loop, buffer);
 		return *ret_result == NULL ? -1 : 1;
 	}
 	if ((size_t)n < self->bytes && _PyBytes_Resize(&buffer, n) < 0)
@@ -122,7 +122,7 @@ static int attempt_sendall(struct kl_sock_op *self, PyObject **ret_result)
 	int sent;
 
 	/* While it waited the ring's completion sent the rest. */
-	if (self->state == KL_SOCK_READY && self->bytes == (size_t)self->buffer.len)
+	if (self->base.state == KL_AWAIT_READY && self->bytes == (size_t)self->buffer.len)
 		sent = 1;
 	else
 		sent = kl_sock_send_rest(self);
@@ -154,13 +154,13 @@ static int attempt_method(struct kl_sock_op *self, PyObject *name, PyObject **re
 static int attempt_accept(struct kl_sock_op *self, PyObject **ret_result)
 {
 	PyObject *pair, *done = NULL;
-	int result = attempt_method(self, self->loop->state->names.accept, &pair);
+	int result = attempt_method(self, self->base.loop->state->names.accept, &pair);
 
 	if (result <= 0)
 		return result;
 	if (PyTuple_Check(pair) && PyTuple_GET_SIZE(pair) == 2)
 		done = PyObject_CallMethodOneArg(PyTuple_GET_ITEM(pair, 0),
-						 self->loop->state->names.setblocking, Py_False);
+						 self->base.loop->state->names.setblocking, Py_False);
 	else
 		PyErr_SetString(PyExc_TypeError, "accept() must return (socket, address)");
 	if (done == NULL) {
@@ -197,7 +197,7 @@ static int finish_connect(struct kl_sock_op *self, PyObject **ret_result)
 
 int kl_sock_attempt(struct kl_sock_op *self, PyObject **ret_result)
 {
-	struct kl_state *state = self->loop->state;
+	struct kl_state *state = self->base.loop->state;
 
 	if (self->error != 0)
 		return fail_errno(self->error);
@@ -217,7 +217,7 @@ int kl_sock_attempt(struct kl_sock_op *self, PyObject **ret_result)
 	case KL_SOCK_ACCEPT:
 		return attempt_accept(self, ret_result);
 	default:
-		if (self->state == KL_SOCK_READY)
+		if (self->base.state == KL_AWAIT_READY)
 			return finish_connect(self, ret_result);
 		return attempt_method(self, state->names.connect, ret_result);
 	}

@@ -2,45 +2,6 @@
 /* Loop.sock_*(): arguments, and asyncio's checks. */
 #include "sock.h"
 
-/* Arguments by position or name; the first `required` must be there. */
-static int parse(const char *function, const char *const *names, Py_ssize_t required,
-		 Py_ssize_t total, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-		 PyObject **values)
-{
-	Py_ssize_t i, j;
-
-	if (nargs > total) {
-		PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments but %zd were given",
-			     function, total, nargs);
-		return -1;
-	}
-	for (i = 0; i < total; i++)
-		values[i] = i < nargs ? args[i] : NULL;
-	for (j = 0; kwnames != NULL && j < PyTuple_GET_SIZE(kwnames); j++) {
-		PyObject *name = PyTuple_GET_ITEM(kwnames, j);
-
-		for (i = 0; i < total; i++) {
-			if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0)
-				break;
-		}
-		if (i == total || values[i] != NULL) {
-			PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
-				     function, name);
-			return -1;
-		}
-		values[i] = args[nargs + j];
-	}
-	for (i = 0; i < required; i++) {
-		if (values[i] == NULL) {
-			PyErr_Format(PyExc_TypeError,
-				     "%s() missing 1 required positional argument: '%s'", function,
-				     names[i]);
-			return -1;
-		}
-	}
-	return 0;
-}
-
 /* asyncio's checks of a socket: not of TLS; in debug mode, non-blocking. 0, or -1. */
 static int check_sock(LoopObject *self, PyObject *sock)
 {
@@ -94,17 +55,14 @@ static struct kl_sock_op *make(PyObject *op, enum kl_sock_kind kind, PyObject *s
 	self = kl_sock_allocate(loop->state);
 	if (self == NULL)
 		return NULL;
-	self->loop = (LoopObject *)Py_NewRef(op);
+	kl_await_init(&self->base, loop);
 	self->sock = Py_NewRef(sock);
 	self->first = Py_XNewRef(first);
 	self->second = Py_XNewRef(second);
 	self->fd = fd;
 	self->kind = kind;
-	self->state = KL_SOCK_NEW;
 	self->bytes = 0;
 	self->error = 0;
-	self->blocking = false;
-	self->exposed = false;
 	PyObject_GC_Track(self);
 	return self;
 }
@@ -112,19 +70,19 @@ static struct kl_sock_op *make(PyObject *op, enum kl_sock_kind kind, PyObject *s
 /* The call failed before it could be awaited: no warning about that. */
 static PyObject *discard(struct kl_sock_op *self)
 {
-	self->state = KL_SOCK_DONE;
+	self->base.state = KL_AWAIT_DONE;
 	Py_DECREF(self);
 	return NULL;
 }
 
 KL_LOOP_METHOD(kl_loop_sock_recv)
 {
-	static const char *const names[] = { "sock", "n" };
+	static const struct kl_signature signature = { "sock_recv", 2, 2, 2, { "sock", "n" } };
 	PyObject *values[2];
 	struct kl_sock_op *call;
 	Py_ssize_t bytes;
 
-	if (parse("sock_recv", names, 2, 2, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	bytes = PyNumber_AsSsize_t(values[1], PyExc_OverflowError);
 	if (bytes == -1 && PyErr_Occurred())
@@ -141,11 +99,11 @@ KL_LOOP_METHOD(kl_loop_sock_recv)
 
 KL_LOOP_METHOD(kl_loop_sock_recv_into)
 {
-	static const char *const names[] = { "sock", "buf" };
+	static const struct kl_signature signature = { "sock_recv_into", 2, 2, 2, { "sock", "buf" } };
 	PyObject *values[2];
 	struct kl_sock_op *call;
 
-	if (parse("sock_recv_into", names, 2, 2, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	call = make(self, KL_SOCK_RECV_INTO, values[0], NULL, NULL);
 	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_WRITABLE) < 0)
@@ -155,22 +113,22 @@ KL_LOOP_METHOD(kl_loop_sock_recv_into)
 
 KL_LOOP_METHOD(kl_loop_sock_recvfrom)
 {
-	static const char *const names[] = { "sock", "bufsize" };
+	static const struct kl_signature signature = { "sock_recvfrom", 2, 2, 2, { "sock", "bufsize" } };
 	PyObject *values[2];
 
-	if (parse("sock_recvfrom", names, 2, 2, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	return (PyObject *)make(self, KL_SOCK_RECVFROM, values[0], values[1], NULL);
 }
 
 KL_LOOP_METHOD(kl_loop_sock_recvfrom_into)
 {
-	static const char *const names[] = { "sock", "buf", "nbytes" };
+	static const struct kl_signature signature = { "sock_recvfrom_into", 2, 3, 3, { "sock", "buf", "nbytes" } };
 	PyObject *values[3];
 	PyObject *call;
 	int given = 0;
 
-	if (parse("sock_recvfrom_into", names, 2, 3, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	if (values[2] != NULL)
 		given = PyObject_IsTrue(values[2]);
@@ -192,11 +150,11 @@ KL_LOOP_METHOD(kl_loop_sock_recvfrom_into)
 
 KL_LOOP_METHOD(kl_loop_sock_sendall)
 {
-	static const char *const names[] = { "sock", "data" };
+	static const struct kl_signature signature = { "sock_sendall", 2, 2, 2, { "sock", "data" } };
 	PyObject *values[2];
 	struct kl_sock_op *call;
 
-	if (parse("sock_sendall", names, 2, 2, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	call = make(self, KL_SOCK_SENDALL, values[0], NULL, NULL);
 	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_SIMPLE) < 0)
@@ -206,30 +164,30 @@ KL_LOOP_METHOD(kl_loop_sock_sendall)
 
 KL_LOOP_METHOD(kl_loop_sock_sendto)
 {
-	static const char *const names[] = { "sock", "data", "address" };
+	static const struct kl_signature signature = { "sock_sendto", 3, 3, 3, { "sock", "data", "address" } };
 	PyObject *values[3];
 
-	if (parse("sock_sendto", names, 3, 3, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	return (PyObject *)make(self, KL_SOCK_SENDTO, values[0], values[1], values[2]);
 }
 
 KL_LOOP_METHOD(kl_loop_sock_accept)
 {
-	static const char *const names[] = { "sock" };
+	static const struct kl_signature signature = { "sock_accept", 1, 1, 1, { "sock" } };
 	PyObject *values[1];
 
-	if (parse("sock_accept", names, 1, 1, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	return (PyObject *)make(self, KL_SOCK_ACCEPT, values[0], NULL, NULL);
 }
 
 KL_LOOP_METHOD(kl_loop_sock_connect_c)
 {
-	static const char *const names[] = { "sock", "address" };
+	static const struct kl_signature signature = { "sock_connect", 2, 2, 2, { "sock", "address" } };
 	PyObject *values[2];
 
-	if (parse("sock_connect", names, 2, 2, args, nargs, kwnames, values) < 0)
+	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
 	return (PyObject *)make(self, KL_SOCK_CONNECT, values[0], values[1], NULL);
 }

@@ -87,6 +87,7 @@ int kl_transport_set_protocol(TransportObject *self, PyObject *protocol)
 	Py_XSETREF(self->updated, updated);
 	Py_INCREF(protocol);
 	Py_XSETREF(self->protocol, protocol);
+	kl_streams_attach(self, protocol);
 	return 0;
 }
 
@@ -148,6 +149,7 @@ int kl_transport_clear(PyObject *op)
 	TransportObject *self = (TransportObject *)op;
 	size_t i;
 
+	kl_streams_detach(self);
 	Py_CLEAR(self->base.extra);
 	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
 		Py_CLEAR(self->base.shadowed[i]);

@@ -76,6 +76,7 @@ typedef struct {
 	PyObject *file_waiter; /* a future, while a file is being sent */
 	PyObject *held;   /* bytes that came when a BufferedProtocol paused between two pieces */
 	struct kl_transport_tls *tls; /* tls.h; NULL without TLS */
+	struct kl_reader *reader; /* streams.h; borrowed: a StreamReader to feed, or NULL */
 
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
@@ -102,19 +103,6 @@ typedef struct {
 	unsigned char peer_length; /* of peer; 0: not known */
 	unsigned char peer[sizeof(struct sockaddr_in6)];
 } TransportObject;
-
-/* Names of positional parameters, in order; the first `required` must be there. */
-struct kl_signature {
-	const char *function;
-	int required;
-	int positional;
-	int total;
-	const char *names[12];
-};
-
-/* Sort FASTCALL arguments into out (borrowed; NULL where absent). 0, or -1 with TypeError. */
-int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *args,
-			Py_ssize_t nargs, PyObject *kwnames, PyObject **out);
 
 /* Does the exception that is set leave run_forever()? */
 static inline bool kl_exception_is_exit(void)
@@ -267,6 +255,17 @@ void kl_transport_fatal(TransportObject *self, const char *message);
 
 /* transport_pipe.c: a write failed. */
 void kl_pipe_write_failed(TransportObject *self, int error);
+/* streams_*.c */
+/*
+ * A protocol was set: have the transport feed its reader directly, if it is an
+ * asyncio.StreamReaderProtocol that allows it. Never fails.
+ */
+void kl_streams_attach(TransportObject *self, PyObject *protocol);
+void kl_streams_detach(TransportObject *self);
+/* How much the next large read may bring, which is at most what is suggested. */
+size_t kl_streams_suggest(TransportObject *self, size_t suggested);
+/* Feed that reader; steals the bytes object. 1, 0 if the protocol must get it, or -1 with an error set. */
+int kl_streams_feed(TransportObject *self, PyObject *object);
 
 /* transport_tls.c, where a transport has TLS: */
 int kl_transport_tls_traverse(struct kl_transport_tls *tls, visitproc visit, void *arg);

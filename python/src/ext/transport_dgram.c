@@ -387,7 +387,7 @@ static PyMethodDef dgram_methods[] = {
 	 PyDoc_STR("sendto($self, data, addr=None)\n--\n\nSend a datagram; never blocks.")},
 	{"close", kl_dgram_close, METH_NOARGS, PyDoc_STR("Send what is queued, then close.")},
 	{"abort", kl_dgram_abort, METH_NOARGS, PyDoc_STR("Close; what is queued is lost.")},
-	{"_force_close", kl_dgram_force_close, METH_O, NULL},
+	{"_force_close", kl_dgram_force_close, METH_O, PyDoc_STR("abort() with an exception.")},
 	{"is_closing", kl_dgram_is_closing, METH_NOARGS,
 	 PyDoc_STR("Is the transport closing or closed?")},
 	{"is_reading", kl_dgram_is_reading, METH_NOARGS, PyDoc_STR("Is the transport receiving?")},
@@ -399,9 +399,10 @@ static PyMethodDef dgram_methods[] = {
 	{"get_write_buffer_limits", dgram_get_write_buffer_limits, METH_NOARGS,
 	 PyDoc_STR("The low and the high water mark.")},
 	{"set_write_buffer_limits", FAST(kl_dgram_set_write_buffer_limits),
-	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("Set the water marks of flow control.")},
+	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+		   "Set the water marks of flow control.")},
 	{"get_protocol", dgram_get_protocol, METH_NOARGS, PyDoc_STR("The current protocol.")},
-	{"set_protocol", dgram_set_protocol, METH_O, PyDoc_STR("Set another protocol.")},
+	{"set_protocol", dgram_set_protocol, METH_O, PyDoc_STR("set_protocol($self, protocol, /)\n--\n\nSet another protocol.")},
 	{NULL, NULL, 0, NULL},
 };
 

@@ -339,7 +339,8 @@ static PyObject *pipe_repr(PyObject *op)
 	 PyDoc_STR("Is the transport closing or closed?")},                                        \
 	{"get_protocol", kl_transport_get_protocol_py, METH_NOARGS,                                \
 	 PyDoc_STR("The current protocol.")},                                                      \
-	{"set_protocol", kl_transport_set_protocol_py, METH_O, PyDoc_STR("Set another protocol.")}
+	{"set_protocol", kl_transport_set_protocol_py, METH_O,                                     \
+	 PyDoc_STR("set_protocol($self, protocol, /)\n--\n\nSet another protocol.")}
 
 static PyMethodDef read_methods[] = {
 	COMMON_METHODS,
@@ -353,7 +354,7 @@ static PyMethodDef read_methods[] = {
 
 static PyMethodDef write_methods[] = {
 	COMMON_METHODS,
-	{"write", kl_transport_write, METH_O, PyDoc_STR("Write bytes; never blocks.")},
+	{"write", kl_transport_write, METH_O, PyDoc_STR("write($self, data, /)\n--\n\nWrite bytes; never blocks.")},
 	{"write_eof", write_eof, METH_NOARGS, PyDoc_STR("Write what is queued, then close.")},
 	{"can_write_eof", kl_transport_can_write_eof, METH_NOARGS, PyDoc_STR("True.")},
 	{"abort", kl_transport_abort, METH_NOARGS, PyDoc_STR("Close; what is queued is lost.")},
@@ -362,7 +363,8 @@ static PyMethodDef write_methods[] = {
 	{"get_write_buffer_limits", kl_transport_get_write_buffer_limits, METH_NOARGS,
 	 PyDoc_STR("The low and the high water mark.")},
 	{"set_write_buffer_limits", FAST(kl_transport_set_write_buffer_limits),
-	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("Set the water marks of flow control.")},
+	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("set_write_buffer_limits($self, high=None, low=None)\n--\n\n"
+		   "Set the water marks of flow control.")},
 	{NULL, NULL, 0, NULL},
 };
 

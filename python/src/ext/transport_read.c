@@ -106,6 +106,8 @@ static int alloc_bytes(TransportObject *self, size_t suggested, void **ret_buffe
 	PyObject *other;
 
 	self->loop->spare_bytes = NULL;
+	if (self->reader != NULL)
+		suggested = kl_streams_suggest(self, suggested);
 	/* Too small it would cut the read, and cutting down a large one costs too. */
 	if (object != NULL && ((size_t)PyBytes_GET_SIZE(object) < suggested ||
 			       (size_t)PyBytes_GET_SIZE(object) / 4 > suggested))
@@ -144,13 +146,19 @@ int kl_transport_on_alloc(struct kloop_stream *stream, size_t suggested, void **
 
 /* ---- delivery -------------------------------------------------------- */
 
-/* data_received(object); steals the reference. */
+/* data_received(object), or what that does of a stream's protocol; steals the reference. */
 static void deliver_bytes(TransportObject *self, PyObject *object)
 {
-	PyObject *result = kl_transport_call_method(
-		self, self->receive, self->loop->state->names.data_received, object);
+	int fed = kl_streams_feed(self, object);
+	PyObject *result = NULL;
 
-	Py_DECREF(object);
+	if (fed > 0)
+		return;
+	if (fed == 0) {
+		result = kl_transport_call_method(self, self->receive,
+						  self->loop->state->names.data_received, object);
+		Py_DECREF(object);
+	}
 	if (result == NULL)
 		kl_transport_fatal(self, "Fatal error: protocol.data_received() call failed.");
 	else

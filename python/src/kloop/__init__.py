@@ -15,20 +15,35 @@ from __future__ import annotations
 
 import sys
 
+from . import files
+from ._binary_file import BinaryFile
+from ._files import open
 from ._kloop import Handle, IoUringUnavailable, TimerHandle, info
+from ._records import DnsRecord
+from ._resolver import DnsAnswer, DnsError, DnsServer, Resolver
+from ._text_file import TextFile
 from .loop import Loop
 from .runners import new_event_loop, run
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BinaryFile",
+    "DnsAnswer",
+    "DnsError",
+    "DnsRecord",
+    "DnsServer",
     "Handle",
     "IoUringUnavailable",
     "Loop",
+    "Resolver",
+    "TextFile",
     "TimerHandle",
+    "files",
     "info",
     "install",
     "new_event_loop",
+    "open",
     "run",
 ]
 

@@ -14,9 +14,11 @@ called by others they do no harm to the process, but maybe to the connection.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import sys
 from asyncio import sslproto
+from typing import Any
 
 from . import _kloop
 
@@ -67,9 +69,11 @@ class TlsParts:
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
         return ssl_protocol._app_transport
 
-    async def start_tls(self, transport, protocol, sslcontext, *, server_side=False,
-                        server_hostname=None, ssl_handshake_timeout=None,
-                        ssl_shutdown_timeout=None):
+    async def start_tls(self, transport: Any, protocol: asyncio.BaseProtocol,
+                        sslcontext: ssl.SSLContext, *, server_side: bool = False,
+                        server_hostname: str | None = None,
+                        ssl_handshake_timeout: float | None = None,
+                        ssl_shutdown_timeout: float | None = None) -> Any:
         """Upgrade a transport to TLS; returns the transport to go on with.
 
         That is the same one where libkloop does it. Bytes that it has received

@@ -14,13 +14,16 @@ import warnings
 import weakref
 from asyncio import base_events
 from asyncio.log import logger
+from collections.abc import Mapping
+from typing import Any
 
 from . import _kloop
 from ._asyncio_parts import SelectorParts
+from ._resolver import ResolverParts
 from ._tls import TlsParts
 
 
-class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
+class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
     """An asyncio event loop on io_uring.
 
     What runs often is written in C on libkloop: callbacks, timers, streams,
@@ -41,6 +44,9 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
         never, as KLOOP_KTLS=0 in the environment says for the whole process.
         transport.get_extra_info() tells by "ktls_send" and "ktls_recv", and why
         not by "ktls_send_reason" and "ktls_recv_reason".
+    dns: who looks up names: "kloop", libkloop's resolver on the ring, or "system",
+        socket.getaddrinfo() in the executor, as KLOOP_DNS=system in the environment
+        says for the whole process. A mapping has options of resolver.configure().
 
     Raises IoUringUnavailable where the kernel, its configuration or a sandbox
     does not allow io_uring.
@@ -50,7 +56,8 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
                  sq_thread_cpu: int = -1, spin_ns: int | None = None,
                  submission_entries: int | None = None, completion_entries: int | None = None,
                  receive_buffers: int | None = None, receive_buffer_bytes: int | None = None,
-                 ktls: str | bool = "auto", _without: int = 0) -> None:
+                 ktls: str | bool = "auto", dns: str | Mapping | None = None,
+                 _without: int = 0) -> None:
         self._open(
             sqpoll=sqpoll, sq_thread_idle_ms=sq_thread_idle_ms, sq_thread_cpu=sq_thread_cpu,
             spin_ns=spin_ns, submission_entries=submission_entries,
@@ -61,6 +68,7 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
         self._unix_server_sockets = {}
         self._transports = weakref.WeakValueDictionary()
         try:
+            self._open_resolver(dns)
             self._make_self_pipe()
         except BaseException:
             self._close_ring()
@@ -122,7 +130,7 @@ class Loop(_kloop.Loop, SelectorParts, TlsParts, asyncio.BaseEventLoop):
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
 
-    async def sock_connect(self, sock, address) -> None:
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
         base_events._check_ssl_socket(sock)
         if self._debug and sock.gettimeout() != 0:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from .runners import new_event_loop
 
@@ -14,7 +15,7 @@ class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
     Keywords are those of kloop.new_event_loop(), for every loop it makes.
     """
 
-    def __init__(self, **options) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self._options = options
 
@@ -23,7 +24,7 @@ class EventLoopPolicy(asyncio.DefaultEventLoopPolicy):
         return new_event_loop(**self._options)
 
 
-def install(**options) -> None:
+def install(**options: Any) -> None:
     """Make asyncio.run() and asyncio.new_event_loop() use kloop in this process.
 
     Keywords are those of kloop.new_event_loop().

@@ -8,10 +8,13 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 from ._kloop import IoUringUnavailable
 from .loop import Loop
 
+_T = TypeVar("_T")
 _warned = False
 
 
@@ -30,7 +33,7 @@ def _warn_once(error: IoUringUnavailable) -> None:
         f"{error.strerror}", RuntimeWarning, stacklevel=3)
 
 
-def new_event_loop(*, fallback: bool | None = None, **options) -> asyncio.AbstractEventLoop:
+def new_event_loop(*, fallback: bool | None = None, **options: Any) -> asyncio.AbstractEventLoop:
     """Make an event loop on io_uring.
 
     fallback: where io_uring is unavailable, warn once and return asyncio's
@@ -50,7 +53,9 @@ def new_event_loop(*, fallback: bool | None = None, **options) -> asyncio.Abstra
     return asyncio.SelectorEventLoop()
 
 
-def run(main, *, debug: bool | None = None, loop_factory=None, **options):
+def run(main: Coroutine[Any, Any, _T], *, debug: bool | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        **options: Any) -> _T:
     """Run a coroutine to its end on a new loop, as asyncio.run() does.
 
     loop_factory: what makes the loop; default new_event_loop with the options.

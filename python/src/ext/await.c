@@ -1,14 +1,87 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
-/*
- * What a sock_*() call is to Python: a coroutine that is awaited or made a
- * task, and, once it waits, the future that its task waits for. One object
- * for both costs half of what a coroutine and a future cost.
- */
-#include "sock.h"
+/* Coroutine and future in one: see await.h. */
+#include "await.h"
+
+void kl_await_init(struct kl_await *self, LoopObject *loop)
+{
+	self->loop = (LoopObject *)Py_NewRef((PyObject *)loop);
+	self->state = KL_AWAIT_NEW;
+	self->blocking = false;
+	self->exposed = false;
+}
+
+int kl_await_traverse(struct kl_await *self, visitproc visit, void *arg)
+{
+	Py_VISIT(Py_TYPE((PyObject *)self));
+	Py_VISIT(self->loop);
+	Py_VISIT(self->callback);
+	Py_VISIT(self->context);
+	Py_VISIT(self->more);
+	Py_VISIT(self->cancel_message);
+	Py_VISIT(self->delegate);
+	return 0;
+}
+
+static void drop_callbacks(struct kl_await *self)
+{
+	Py_CLEAR(self->callback);
+	Py_CLEAR(self->context);
+	Py_CLEAR(self->more);
+}
+
+void kl_await_clear(struct kl_await *self)
+{
+	drop_callbacks(self);
+	Py_CLEAR(self->cancel_message);
+	Py_CLEAR(self->delegate);
+}
+
+void kl_await_warn_unused(struct kl_await *self, const char *name)
+{
+	PyObject *exception;
+
+	if (self->state != KL_AWAIT_NEW)
+		return;
+	exception = kl_exception_take();
+	if (PyErr_WarnFormat(PyExc_RuntimeWarning, 1, "coroutine 'Loop.%s' was never awaited",
+			     name) < 0)
+		PyErr_WriteUnraisable(NULL);
+	if (exception != NULL)
+		kl_exception_give(exception);
+}
+
+/* ---- whoever waits ----------------------------------------------------- */
+
+/* Schedule callback(self); the failure is reported. */
+static void schedule(struct kl_await *self, PyObject *callback, PyObject *context)
+{
+	PyObject *argument = (PyObject *)self;
+
+	if (kl_call_soon(self->loop, callback, &argument, 1, context) < 0)
+		kl_report_exception(self->loop, self->kind->failure, NULL, NULL);
+}
+
+void kl_await_wake(struct kl_await *self)
+{
+	PyObject *callback = self->callback, *context = self->context, *more = self->more;
+	Py_ssize_t i;
+
+	self->callback = self->context = self->more = NULL;
+	if (callback != NULL && !self->loop->closed)
+		schedule(self, callback, context);
+	for (i = 0; more != NULL && !self->loop->closed && i < PyList_GET_SIZE(more); i++) {
+		PyObject *pair = PyList_GET_ITEM(more, i);
+
+		schedule(self, PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1));
+	}
+	Py_XDECREF(callback);
+	Py_XDECREF(context);
+	Py_XDECREF(more);
+}
 
 /* ---- the coroutine ----------------------------------------------------- */
 
-static int raise_cancelled(struct kl_sock_op *self)
+static int raise_cancelled(struct kl_await *self)
 {
 	struct kl_state *state = self->loop->state;
 
@@ -19,36 +92,60 @@ static int raise_cancelled(struct kl_sock_op *self)
 	return -1;
 }
 
-static PySendResult sock_op_send(PyObject *op, PyObject *Py_UNUSED(value), PyObject **ret_result)
+/* Over, one way or another. */
+static void end(struct kl_await *self)
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	self->state = KL_AWAIT_DONE;
+	self->blocking = false;
+	Py_CLEAR(self->delegate);
+	self->kind->drop(self);
+}
+
+static PySendResult send_to_delegate(struct kl_await *self, PyObject *value, PyObject **ret_result)
+{
+	PyObject *delegate = Py_NewRef(self->delegate);
+	PySendResult sent = PyIter_Send(delegate, value, ret_result);
+
+	Py_DECREF(delegate);
+	if (sent != PYGEN_NEXT && self->state == KL_AWAIT_DELEGATED)
+		end(self);
+	return sent;
+}
+
+PySendResult kl_await_send(PyObject *op, PyObject *value, PyObject **ret_result)
+{
+	struct kl_await *self = (struct kl_await *)op;
 	int result;
 
 	*ret_result = NULL;
 	switch (self->state) {
-	case KL_SOCK_NEW:
-	case KL_SOCK_READY:
-		result = kl_sock_attempt(self, ret_result);
-		if (result == 0 && kl_sock_begin_wait(self) == 0) {
+	case KL_AWAIT_NEW:
+	case KL_AWAIT_READY:
+		result = self->kind->go(self, ret_result);
+		if (result == 0 && self->delegate != NULL) {
+			self->state = KL_AWAIT_DELEGATED;
+			return send_to_delegate(self, Py_None, ret_result);
+		}
+		if (result == 0) {
 			self->blocking = true;
 			self->exposed = true;
 			*ret_result = Py_NewRef(op);
 			return PYGEN_NEXT;
 		}
 		break;
-	case KL_SOCK_WAITING:
+	case KL_AWAIT_DELEGATED:
+		return send_to_delegate(self, value, ret_result);
+	case KL_AWAIT_WAITING:
 		PyErr_SetString(PyExc_RuntimeError, "await wasn't used with future");
 		return PYGEN_ERROR;
-	case KL_SOCK_CANCELLED:
+	case KL_AWAIT_CANCELLED:
 		result = raise_cancelled(self);
 		break;
 	default:
 		PyErr_SetString(PyExc_RuntimeError, "cannot reuse already awaited coroutine");
 		return PYGEN_ERROR;
 	}
-	self->state = KL_SOCK_DONE;
-	self->blocking = false;
-	kl_sock_drop_arguments(self);
+	end(self);
 	return result > 0 ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
@@ -71,11 +168,11 @@ static void raise_stop(PyObject *value)
 	Py_DECREF(value);
 }
 
-static PyObject *sock_op_next(PyObject *op)
+PyObject *kl_await_next(PyObject *op)
 {
 	PyObject *result;
 
-	switch (sock_op_send(op, Py_None, &result)) {
+	switch (kl_await_send(op, Py_None, &result)) {
 	case PYGEN_NEXT:
 		return result;
 	case PYGEN_RETURN:
@@ -90,11 +187,11 @@ static PyObject *sock_op_next(PyObject *op)
 	}
 }
 
-static PyObject *sock_op_send_method(PyObject *op, PyObject *value)
+static PyObject *await_send_method(PyObject *op, PyObject *value)
 {
 	PyObject *result;
 
-	switch (sock_op_send(op, value, &result)) {
+	switch (kl_await_send(op, value, &result)) {
 	case PYGEN_NEXT:
 		return result;
 	case PYGEN_RETURN:
@@ -106,20 +203,36 @@ static PyObject *sock_op_send_method(PyObject *op, PyObject *value)
 }
 
 /* End a call that is not done, without a result. */
-static void finish(struct kl_sock_op *self)
+static void finish(struct kl_await *self)
 {
-	bool waiting = self->state == KL_SOCK_WAITING;
+	bool waiting = self->state == KL_AWAIT_WAITING;
 
-	self->state = KL_SOCK_DONE;
+	self->state = KL_AWAIT_DONE;
 	self->blocking = false;
 	if (waiting)
-		kl_sock_cancel_poll(self);
-	kl_sock_drop_callbacks(self);
-	kl_sock_drop_arguments(self);
+		self->kind->stop(self);
+	drop_callbacks(self);
+	self->kind->drop(self);
+}
+
+/* The delegate's throw(): what it yields then, or NULL with what it raised. */
+static PyObject *throw_to_delegate(struct kl_await *self, PyObject *const *args, Py_ssize_t nargs)
+{
+	PyObject *stack[4] = { Py_NewRef(self->delegate) }, *result;
+	Py_ssize_t i;
+
+	for (i = 0; i < nargs; i++)
+		stack[1 + i] = args[i];
+	result = PyObject_VectorcallMethod(self->loop->state->names.throw, stack,
+					   (size_t)nargs + 1, NULL);
+	Py_DECREF(stack[0]);
+	if (result == NULL && self->state == KL_AWAIT_DELEGATED)
+		end(self);
+	return result;
 }
 
 /* throw(exception), or throw(type[, value[, traceback]]) */
-static PyObject *sock_op_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+static PyObject *await_throw(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
 	PyObject *type, *value, *traceback;
 
@@ -130,7 +243,9 @@ static PyObject *sock_op_throw(PyObject *op, PyObject *const *args, Py_ssize_t n
 	type = args[0];
 	value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
 	traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
-	finish((struct kl_sock_op *)op);
+	if (((struct kl_await *)op)->state == KL_AWAIT_DELEGATED)
+		return throw_to_delegate((struct kl_await *)op, args, nargs);
+	finish((struct kl_await *)op);
 	if (PyExceptionInstance_Check(type)) {
 		value = type;
 		type = (PyObject *)Py_TYPE(value);
@@ -145,17 +260,25 @@ static PyObject *sock_op_throw(PyObject *op, PyObject *const *args, Py_ssize_t n
 	return NULL;
 }
 
-static PyObject *sock_op_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+static PyObject *await_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-	finish((struct kl_sock_op *)op);
-	Py_RETURN_NONE;
+	struct kl_await *self = (struct kl_await *)op;
+	PyObject *delegate = self->delegate, *closed;
+
+	self->delegate = NULL;
+	finish(self);
+	if (delegate == NULL)
+		Py_RETURN_NONE;
+	closed = PyObject_CallMethodNoArgs(delegate, self->loop->state->names.close);
+	Py_DECREF(delegate);
+	return closed;
 }
 
 /* ---- the future that a task waits for ---------------------------------- */
 
 static PyObject *get_blocking(PyObject *op, void *Py_UNUSED(closure))
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	struct kl_await *self = (struct kl_await *)op;
 
 	/* Before its await it is a coroutine and nothing else: asyncio.isfuture() is false. */
 	if (!self->exposed)
@@ -169,13 +292,13 @@ static int set_blocking(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 
 	if (blocking < 0)
 		return -1;
-	((struct kl_sock_op *)op)->blocking = blocking;
+	((struct kl_await *)op)->blocking = blocking;
 	return 0;
 }
 
 static PyObject *get_loop(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-	return Py_NewRef(((struct kl_sock_op *)op)->loop);
+	return Py_NewRef(((struct kl_await *)op)->loop);
 }
 
 static PyObject *get_loop_attribute(PyObject *op, void *Py_UNUSED(closure))
@@ -183,16 +306,16 @@ static PyObject *get_loop_attribute(PyObject *op, void *Py_UNUSED(closure))
 	return get_loop(op, NULL);
 }
 
-static PyObject *get_qualname(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
+static PyObject *get_qualname(PyObject *op, void *Py_UNUSED(closure))
 {
-	return PyUnicode_FromString("Loop.sock_call");
+	return PyUnicode_FromString(((struct kl_await *)op)->kind->qualname);
 }
 
 /* add_done_callback(callback, *, context=None) */
 static PyObject *add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 				   PyObject *kwnames)
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	struct kl_await *self = (struct kl_await *)op;
 	PyObject *context = NULL, *pair;
 
 	if (nargs != 1 || (kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 1)) {
@@ -205,8 +328,8 @@ static PyObject *add_done_callback(PyObject *op, PyObject *const *args, Py_ssize
 		context = PyContext_CopyCurrent();
 	if (context == NULL)
 		return NULL;
-	if (self->state != KL_SOCK_WAITING) {
-		kl_sock_schedule(self, args[0], context);
+	if (self->state != KL_AWAIT_WAITING) {
+		schedule(self, args[0], context);
 		Py_DECREF(context);
 	} else if (self->callback == NULL) {
 		self->callback = Py_NewRef(args[0]);
@@ -228,62 +351,62 @@ static PyObject *add_done_callback(PyObject *op, PyObject *const *args, Py_ssize
 /* cancel(msg=None): false if it is too late. */
 static PyObject *cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	struct kl_await *self = (struct kl_await *)op;
 
 	if (nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames)) > 1) {
 		PyErr_SetString(PyExc_TypeError, "cancel(msg=None)");
 		return NULL;
 	}
-	if (self->state != KL_SOCK_WAITING)
+	if (self->state != KL_AWAIT_WAITING)
 		Py_RETURN_FALSE;
 	if (nargs > 0 || kwnames != NULL)
 		Py_XSETREF(self->cancel_message, Py_NewRef(args[0]));
-	self->state = KL_SOCK_CANCELLED;
-	kl_sock_cancel_poll(self);
-	kl_sock_wake_waiters(self);
+	self->state = KL_AWAIT_CANCELLED;
+	self->kind->stop(self);
+	kl_await_wake(self);
 	Py_RETURN_TRUE;
 }
 
 static PyObject *is_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-	return PyBool_FromLong(((struct kl_sock_op *)op)->state == KL_SOCK_CANCELLED);
+	return PyBool_FromLong(((struct kl_await *)op)->state == KL_AWAIT_CANCELLED);
 }
 
 static PyObject *is_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	struct kl_await *self = (struct kl_await *)op;
 
-	return PyBool_FromLong(self->state != KL_SOCK_NEW && self->state != KL_SOCK_WAITING);
+	return PyBool_FromLong(self->state != KL_AWAIT_NEW && self->state != KL_AWAIT_WAITING);
 }
 
 /* What a task asks when it is woken; the result proper comes from send(). */
 static PyObject *get_result(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-	struct kl_sock_op *self = (struct kl_sock_op *)op;
+	struct kl_await *self = (struct kl_await *)op;
 
-	if (self->state == KL_SOCK_CANCELLED) {
+	if (self->state == KL_AWAIT_CANCELLED) {
 		raise_cancelled(self);
 		return NULL;
 	}
-	if (self->state == KL_SOCK_NEW || self->state == KL_SOCK_WAITING) {
+	if (self->state == KL_AWAIT_NEW || self->state == KL_AWAIT_WAITING) {
 		PyErr_SetString(self->loop->state->invalid_state_error, "Result is not ready.");
 		return NULL;
 	}
 	Py_RETURN_NONE;
 }
 
-static PyObject *await_itself(PyObject *op)
+PyObject *kl_await_itself(PyObject *op)
 {
 	return Py_NewRef(op);
 }
 
 #define FAST(function) (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS
 
-static PyMethodDef methods[] = {
-	{ "send", sock_op_send_method, METH_O, "Go on, as a coroutine." },
-	{ "throw", (PyCFunction)(void (*)(void))sock_op_throw, METH_FASTCALL,
+PyMethodDef kl_await_methods[] = {
+	{ "send", await_send_method, METH_O, "Go on, as a coroutine." },
+	{ "throw", (PyCFunction)(void (*)(void))await_throw, METH_FASTCALL,
 	  "End with an exception, as a coroutine." },
-	{ "close", sock_op_close, METH_NOARGS, "End, as a coroutine." },
+	{ "close", await_close, METH_NOARGS, "End, as a coroutine." },
 	{ "get_loop", get_loop, METH_NOARGS, "The loop." },
 	{ "add_done_callback", FAST(add_done_callback), "For the task that waits." },
 	{ "cancel", FAST(cancel), "Cancel the wait." },
@@ -293,37 +416,9 @@ static PyMethodDef methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyGetSetDef getset[] = {
+PyGetSetDef kl_await_getset[] = {
 	{ "_asyncio_future_blocking", get_blocking, set_blocking, NULL, NULL },
 	{ "_loop", get_loop_attribute, NULL, NULL, NULL },
 	{ "__qualname__", get_qualname, NULL, NULL, NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };
-
-static PyType_Slot slots[] = {
-	{ Py_tp_doc, (void *)"A call of Loop.sock_*(), to be awaited." },
-	{ Py_tp_dealloc, kl_sock_op_dealloc },
-	{ Py_tp_traverse, kl_sock_op_traverse },
-	{ Py_tp_clear, kl_sock_op_clear },
-	{ Py_tp_iter, await_itself },
-	{ Py_tp_iternext, sock_op_next },
-	{ Py_am_await, await_itself },
-	{ Py_am_send, sock_op_send },
-	{ Py_tp_methods, methods },
-	{ Py_tp_getset, getset },
-	{ 0, NULL },
-};
-
-static PyType_Spec spec = {
-	.name = "kloop._kloop.SockCall",
-	.basicsize = sizeof(struct kl_sock_op),
-	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-		 Py_TPFLAGS_DISALLOW_INSTANTIATION,
-	.slots = slots,
-};
-
-int kl_sock_init(PyObject *module, struct kl_state *state)
-{
-	state->sock_op_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
-	return state->sock_op_type == NULL ? -1 : 0;
-}
