@@ -60,7 +60,8 @@ ALONE = {
 # valgrind 3.19 does not know pidfd_open(2), and lets neither another thread run
 # nor a signal in while one waits in io_uring_enter(2).
 NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
-WITH_PEERS = {"client", "echo_server", "forward", "tls_client", "tls_echo_server"}
+WITH_PEERS = {"client", "echo_server", "forward", "tls_client", "tls_echo_server",
+              "udp_echo_server"}
 
 
 class Tap:
@@ -108,6 +109,8 @@ def poke_until_end(process, port):
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
+            with socket.socket(type=socket.SOCK_DGRAM) as peer:
+                peer.sendto(b"", ("127.0.0.1", port))
             socket.create_connection(("127.0.0.1", port), 1).close()
         time.sleep(0.001)
 
@@ -162,6 +165,24 @@ def check_echo(tap):
                           capture_output=True, timeout=TIMEOUT_SECONDS)
     refused = done.returncode == 1 and "client: Connection refused\n" in done.stderr
     tap.result("client, refused", None if refused else f"{done.returncode}: {done.stderr}")
+
+
+def check_udp_echo(tap):
+    with server(command("udp_echo_server"), r"listening on 127\.0\.0\.1:(\d+)\n") as (port, told), \
+            socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(TIMEOUT_SECONDS)
+        client.connect(("127.0.0.1", int(port)))
+        sent = [b"", b"hello", bytes(60000)]
+        got = []
+        for data in sent:
+            client.send(data)
+            got.append(client.recv(65536))
+    problem = None
+    if told.get("status") != 0 or told.get("errors") or got != sent:
+        problem = f"exit status {told.get('status')}\n{told.get('errors')}"
+    tap.result("udp_echo_server", problem or compare(
+        r"closed after \d+ datagrams\n" if WRAPPER else r"closed after 3 datagrams\n",
+        told["output"]))
 
 
 def check_forward(tap):
@@ -466,7 +487,7 @@ def main():
                "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_alone, check_echo, check_forward, check_tls, check_io_uring_off,
+    checks = [check_alone, check_echo, check_udp_echo, check_forward, check_tls, check_io_uring_off,
               check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)

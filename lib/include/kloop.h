@@ -19,6 +19,7 @@
 #include <kloop/file.h>
 #include <kloop/stream.h>
 #include <kloop/listener.h>
+#include <kloop/datagram.h>
 #include <kloop/tls.h>
 #include <kloop/dns.h>
 #include <kloop/info.h>

@@ -87,6 +87,7 @@ struct kloop_loop {
 
 	struct kloop_pool *pools; /* all pools of the loop */
 	struct kloop_pool *receive_pool;
+	struct kloop_pool *datagram_pool;
 	unsigned next_pool_group;
 	char *hot_areas[KL_HOT_COUNT]; /* mapped; the buffers lie inside */
 

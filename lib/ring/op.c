@@ -198,6 +198,24 @@ int kloop_op_recv_multishot(struct kloop_loop *loop, struct kloop_op *op, int fd
 	return 0;
 }
 
+int kl_op_recvmsg_multishot(struct kloop_loop *loop, struct kloop_op *op, int fd,
+			    struct msghdr *message, struct kloop_pool *pool)
+{
+	struct io_uring_sqe *sqe;
+	int ret;
+
+	if (!(loop->features & KLOOP_FEATURE_RECV_MULTISHOT))
+		return -EOPNOTSUPP;
+	ret = prepare(loop, op, &sqe);
+	if (ret < 0)
+		return ret;
+	io_uring_prep_recvmsg_multishot(sqe, fd, message, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = pool->group;
+	kl_op_activate(loop, op, sqe, KL_OP_LOOSE | KL_OP_POOLED);
+	return 0;
+}
+
 int kloop_op_connect(struct kloop_loop *loop, struct kloop_op *op, int fd,
 		     const struct sockaddr *address, socklen_t length)
 {

@@ -22,6 +22,14 @@
  */
 #define HOT_BUFFER_OFFSET 2048
 
+/*
+ * For 65,507 bytes, the address, and what the kernel says about both. Not a
+ * multiple of the page: the first lines of all buffers must not fall into the
+ * same few sets of the processor's cache. Only pages that are written to exist.
+ */
+#define DATAGRAM_BUFFERS 64
+#define DATAGRAM_BUFFER_BYTES (65536 + 512)
+
 static void add(struct kloop_pool *pool, unsigned id)
 {
 	io_uring_buf_ring_add(pool->entries, pool->memory + (size_t)id * pool->buffer_bytes,
@@ -217,6 +225,37 @@ int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_po
 	return 0;
 }
 
+int kl_loop_get_datagram_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool)
+{
+	int ret;
+
+	if (loop->datagram_pool == NULL) {
+		ret = kloop_pool_new(loop, DATAGRAM_BUFFERS, DATAGRAM_BUFFER_BYTES,
+				     &loop->datagram_pool);
+		if (ret < 0)
+			return ret;
+	}
+	*ret_pool = loop->datagram_pool;
+	return 0;
+}
+
+bool kl_pool_read_message(void *buffer, int32_t result, struct msghdr *message,
+			  struct kl_received *ret_received)
+{
+	struct io_uring_recvmsg_out *out = io_uring_recvmsg_validate(buffer, result, message);
+
+	if (out == NULL)
+		return false;
+	ret_received->data = io_uring_recvmsg_payload(out, message);
+	ret_received->bytes = io_uring_recvmsg_payload_length(out, result, message);
+	ret_received->address = io_uring_recvmsg_name(out);
+	/* The kernel says how long it is, even if it had to cut it. */
+	ret_received->address_length =
+		out->namelen < message->msg_namelen ? out->namelen : message->msg_namelen;
+	ret_received->truncated = out->flags & MSG_TRUNC;
+	return true;
+}
+
 void *kl_loop_get_hot_buffer(struct kloop_loop *loop, enum kl_hot which, size_t *ret_bytes)
 {
 	void *area;
@@ -249,6 +288,7 @@ void kl_pools_free(struct kloop_loop *loop)
 	while (loop->pools != NULL)
 		kloop_pool_free(loop->pools);
 	loop->receive_pool = NULL;
+	loop->datagram_pool = NULL;
 	for (int i = 0; i < KL_HOT_COUNT; i++) {
 		if (loop->hot_areas[i] != NULL)
 			munmap(loop->hot_areas[i], HOT_BUFFER_OFFSET + HOT_BUFFER_BYTES);

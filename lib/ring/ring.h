@@ -65,6 +65,12 @@ bool kl_loop_is_closing(const struct kloop_loop *loop);
  */
 int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool);
 
+/*
+ * The pool that datagram sockets share: each buffer takes the longest UDP
+ * datagram with its sender's address. Fails as kloop_pool_new().
+ */
+int kl_loop_get_datagram_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool);
+
 /* The size of one buffer of a pool. */
 size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool);
 
@@ -101,6 +107,29 @@ void kl_op_set_internal(struct kloop_op *op);
  */
 int kl_op_splice(struct kloop_loop *loop, struct kloop_op *op, int from, uint64_t offset, int to,
 		 size_t bytes);
+
+/*
+ * recvmsg(2) again and again into buffers of a pool, with KLOOP_OP_MORE while it
+ * goes on; an empty datagram ends it as well, as do errors. message: says how
+ * much room the address gets (msg_namelen), and has no memory; lent.
+ *
+ * Returns: as kloop_op_recv_multishot().
+ */
+int kl_op_recvmsg_multishot(struct kloop_loop *loop, struct kloop_op *op, int fd,
+			    struct msghdr *message, struct kloop_pool *pool);
+
+/* A datagram in a buffer of a pool. */
+struct kl_received {
+	const void *data;
+	size_t bytes;
+	const void *address;
+	socklen_t address_length;
+	bool truncated;
+};
+
+/* Find it, by a completion's result of at least 0. False: the buffer has none. */
+bool kl_pool_read_message(void *buffer, int32_t result, struct msghdr *message,
+			  struct kl_received *ret_received);
 
 /*
  * Submit without the checks of the public functions, for code that runs inside

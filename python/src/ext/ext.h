@@ -39,6 +39,9 @@ struct kl_state {
 	PyTypeObject *handle_type;
 	PyTypeObject *timer_handle_type;
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
+	PyTypeObject *read_pipe_type;
+	PyTypeObject *write_pipe_type;
+	PyTypeObject *datagram_transport_type; /* DatagramTransport, of asyncio.DatagramTransport too */
 	PyTypeObject *listener_type;  /* what _start_serving makes of a listening socket */
 	PyTypeObject *sock_op_type;   /* one sock_* call in flight */
 	PyTypeObject *resolve_type;   /* one getaddrinfo(), getnameinfo() or query in flight */
@@ -46,6 +49,9 @@ struct kl_state {
 
 	/* From asyncio and friends, imported once. */
 	PyObject *asyncio_transport;        /* asyncio.Transport */
+	PyObject *asyncio_read_transport;   /* asyncio.ReadTransport and so on */
+	PyObject *asyncio_write_transport;
+	PyObject *asyncio_datagram_transport;
 	PyObject *asyncio_buffered_protocol; /* asyncio.BufferedProtocol */
 	PyObject *transport_socket;         /* asyncio.trsock.TransportSocket */
 	PyObject *socket_type;              /* socket.socket */
@@ -89,6 +95,7 @@ struct kl_state {
 	X(callback) X(delay) X(when) X(fd) X(sock) X(n) X(buf) X(bufsize) X(nbytes) X(address)     \
 	X(recv) X(recv_into) X(recvfrom) X(recvfrom_into) X(send) X(sendto) X(accept) X(connect)   \
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
+	X(datagram_received) X(error_received) X(pipe)                                             \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
 	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)
 #define KL_NAME_FIELD(n) PyObject *n;
@@ -108,6 +115,7 @@ extern struct PyModuleDef kl_module_def;
 
 /* ---- loop ------------------------------------------------------------ */
 
+struct kl_child; /* a process whose end is watched: child.c */
 struct kl_watch; /* readers and writers of one descriptor: poll.c */
 
 typedef struct {
@@ -160,6 +168,8 @@ typedef struct {
 	struct kl_watch **watches; /* indexed by descriptor */
 	size_t watch_capacity;
 	struct kl_watch *orphan_watches; /* removed, their last completion still to come */
+
+	struct kl_child *children; /* child.c */
 
 	/* sock.c: calls that wait in the ring, each with a reference of the loop's. */
 	struct kl_sock_op *sock_ops;
@@ -295,6 +305,12 @@ int kl_signature_unpack(const struct kl_signature *signature, PyObject *const *a
 /* As socket.getsockname() returns it: ('127.0.0.1', 80), 4-tuples for IPv6, str or bytes for Unix. */
 PyObject *kl_address_to_python(const struct kloop_address *address);
 
+/*
+ * The usual forms of an address that need no resolver and no exception. False,
+ * without an error set: the socket module must look at it.
+ */
+bool kl_address_from_python(int family, PyObject *object, struct kloop_address *ret_address);
+
 /* ---- one .c per object; each adds its types or methods to the module --- */
 
 int kl_errors_init(PyObject *module, struct kl_state *state);    /* errors.c */
@@ -310,6 +326,8 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg);
 int kl_handle_init(PyObject *module, struct kl_state *state);    /* handle.c */
 int kl_loop_init(PyObject *module, struct kl_state *state);      /* loop.c */
 int kl_transport_init(PyObject *module, struct kl_state *state); /* transport.c */
+int kl_pipe_init(PyObject *module, struct kl_state *state);      /* transport_pipe.c */
+int kl_dgram_init(PyObject *module, struct kl_state *state);     /* transport_dgram.c */
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
 int kl_resolver_init(PyObject *module, struct kl_state *state);  /* resolver_call.c */
@@ -335,6 +353,9 @@ int kl_sock_ops_traverse(LoopObject *self, visitproc visit, void *arg); /* sock.
 int kl_resolves_traverse(LoopObject *self, visitproc visit, void *arg); /* resolver.c */
 /* RuntimeError if a transport uses the descriptor (asyncio's rule): 0 or -1. */
 int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd);
+/* child.c: (pid, callback, argument): callback(argument, status) when it has ended */
+KL_LOOP_METHOD(kl_loop_watch_pid);
+int kl_children_traverse(LoopObject *self, visitproc visit, void *arg);
 /* loop_run.c */
 /*
  * Run what is ready in the middle of a turn. To be called from completion
@@ -382,6 +403,11 @@ KL_LOOP_METHOD(kl_loop_file_unlink);
 KL_LOOP_METHOD(kl_loop_file_mkdir);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
+/* transport_dgram.c: sock, protocol, address, waiter, extra, family */
+KL_LOOP_METHOD(kl_loop_make_datagram_transport);
+/* transport_pipe.c: pipe, protocol, waiter, extra */
+KL_LOOP_METHOD(kl_loop_make_read_pipe);
+KL_LOOP_METHOD(kl_loop_make_write_pipe);
 /* transport_tls_new.c: the same with TLS, and the upgrade of a transport */
 KL_LOOP_METHOD(kl_loop_make_tls_transport);
 KL_LOOP_METHOD(kl_loop_upgrade_tls);

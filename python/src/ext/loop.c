@@ -63,6 +63,8 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 	if (result == 0)
 		result = kl_sock_ops_traverse(self, visit, arg);
 	if (result == 0)
+		result = kl_children_traverse(self, visit, arg);
+	if (result == 0)
 		result = kl_resolves_traverse(self, visit, arg);
 	if (result == 0)
 		result = kl_file_calls_traverse(self, visit, arg);
@@ -276,6 +278,9 @@ static PyMethodDef loop_methods[] = {
 	FAST("_watched_events", kl_loop_watched_events,
 	     "What add_reader() (1) and add_writer() (2) watch of a descriptor."),
 
+	FAST("_watch_pid", kl_loop_watch_pid,
+	     "Have callback(argument, status) called when a child process has ended."),
+
 	FAST("sock_recv", kl_loop_sock_recv,
 	     "sock_recv($self, sock, n)\n--\n\nReceive up to n bytes; to be awaited."),
 	FAST("sock_recv_into", kl_loop_sock_recv_into,
@@ -338,6 +343,12 @@ static PyMethodDef loop_methods[] = {
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
+	FAST("_make_datagram_transport_c", kl_loop_make_datagram_transport,
+	     "A datagram transport of a socket."),
+	FAST("_make_read_pipe_transport", kl_loop_make_read_pipe,
+	     "A transport of the reading end of a pipe."),
+	FAST("_make_write_pipe_transport", kl_loop_make_write_pipe,
+	     "A transport of the writing end of a pipe."),
 	FAST("_make_tls_transport", kl_loop_make_tls_transport,
 	     "A TLS transport of a connected socket; None where asyncio's sslproto must serve."),
 	FAST("_upgrade_tls", kl_loop_upgrade_tls,

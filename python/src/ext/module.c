@@ -166,6 +166,9 @@ static int import_all(struct kl_state *state)
 		const char *module, *name;
 	} imports[] = {
 		{ &state->asyncio_transport, "asyncio", "Transport" },
+		{ &state->asyncio_read_transport, "asyncio", "ReadTransport" },
+		{ &state->asyncio_write_transport, "asyncio", "WriteTransport" },
+		{ &state->asyncio_datagram_transport, "asyncio", "DatagramTransport" },
 		{ &state->asyncio_buffered_protocol, "asyncio", "BufferedProtocol" },
 		{ &state->transport_socket, "asyncio.trsock", "TransportSocket" },
 		{ &state->socket_type, "socket", "socket" },
@@ -225,7 +228,8 @@ static int module_exec(PyObject *module)
 	    kl_sock_init(module, state) < 0 || kl_resolver_init(module, state) < 0 ||
 	    kl_file_init(module, state) < 0 ||
 	    kl_loop_init(module, state) < 0 ||
-	    kl_transport_init(module, state) < 0 || kl_listener_init(module, state) < 0 ||
+	    kl_transport_init(module, state) < 0 || kl_dgram_init(module, state) < 0 ||
+	    kl_pipe_init(module, state) < 0 || kl_listener_init(module, state) < 0 ||
 	    kl_streams_init(module, state) < 0)
 		return -1;
 	if (PyModule_AddStringConstant(module, "library_version", kloop_version()) < 0 ||
@@ -237,6 +241,8 @@ static int module_exec(PyObject *module)
 /* Everything but the names, whose order and number the X macro knows. */
 #define KL_STATE_OBJECTS(X)                                                                  \
 	X(loop_type) X(handle_type) X(timer_handle_type) X(transport_type) X(listener_type)        \
+	X(read_pipe_type) X(write_pipe_type) X(asyncio_read_transport) X(asyncio_write_transport)   \
+	X(datagram_transport_type) X(asyncio_datagram_transport)                                   \
 	X(sock_op_type) X(file_call_type) X(asyncio_transport) X(asyncio_buffered_protocol)        \
 	X(transport_socket)                                                                        \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \

@@ -55,8 +55,7 @@ void kl_open_objects_close(LoopObject *loop)
 
 /* ---- the protocol ---------------------------------------------------- */
 
-/* An attribute that a protocol may lack until it is called. */
-static int lookup(PyObject *object, PyObject *name, PyObject **ret_method)
+int kl_lookup_method(PyObject *object, PyObject *name, PyObject **ret_method)
 {
 	*ret_method = PyObject_GetAttr(object, name);
 	if (*ret_method != NULL)
@@ -75,10 +74,10 @@ int kl_transport_set_protocol(TransportObject *self, PyObject *protocol)
 	int buffered = PyObject_IsInstance(protocol, state->asyncio_buffered_protocol);
 
 	if (buffered < 0 ||
-	    lookup(protocol, buffered ? state->names.get_buffer : state->names.data_received,
+	    kl_lookup_method(protocol, buffered ? state->names.get_buffer : state->names.data_received,
 		   &receive) < 0)
 		return -1;
-	if (buffered && lookup(protocol, state->names.buffer_updated, &updated) < 0) {
+	if (buffered && kl_lookup_method(protocol, state->names.buffer_updated, &updated) < 0) {
 		Py_XDECREF(receive);
 		return -1;
 	}
@@ -92,7 +91,7 @@ int kl_transport_set_protocol(TransportObject *self, PyObject *protocol)
 	return 0;
 }
 
-static PyObject *transport_get_protocol(PyObject *op, PyObject *unused)
+PyObject *kl_transport_get_protocol_py(PyObject *op, PyObject *unused)
 {
 	PyObject *protocol = ((TransportObject *)op)->protocol;
 
@@ -103,7 +102,7 @@ static PyObject *transport_get_protocol(PyObject *op, PyObject *unused)
 	return protocol;
 }
 
-static PyObject *transport_set_protocol(PyObject *op, PyObject *protocol)
+PyObject *kl_transport_set_protocol_py(PyObject *op, PyObject *protocol)
 {
 	TransportObject *self = (TransportObject *)op;
 
@@ -115,7 +114,7 @@ static PyObject *transport_set_protocol(PyObject *op, PyObject *protocol)
 
 /* ---- the object ------------------------------------------------------ */
 
-static int transport_traverse(PyObject *op, visitproc visit, void *arg)
+int kl_transport_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	TransportObject *self = (TransportObject *)op;
 	size_t i;
@@ -145,7 +144,7 @@ static int transport_traverse(PyObject *op, visitproc visit, void *arg)
 }
 
 /* The loop stays: the stream's handlers need it, and it is cleared by its own tp_clear. */
-static int transport_clear(PyObject *op)
+int kl_transport_clear(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	size_t i;
@@ -166,7 +165,7 @@ static int transport_clear(PyObject *op)
 }
 
 /* Nobody closed it: warn as asyncio does, and give the descriptor back. */
-static void transport_finalize(PyObject *op)
+void kl_transport_finalize(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	PyObject *pending;
@@ -181,7 +180,7 @@ static void transport_finalize(PyObject *op)
 		kl_exception_give(pending);
 }
 
-static void transport_dealloc(PyObject *op)
+void kl_transport_dealloc(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
 	PyTypeObject *type = Py_TYPE(op);
@@ -191,7 +190,7 @@ static void transport_dealloc(PyObject *op)
 	PyObject_GC_UnTrack(op);
 	if (self->weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
-	(void)transport_clear(op);
+	(void)type->tp_clear(op); /* that of a pipe does more */
 	kl_transport_tls_free(self);
 	Py_CLEAR(self->context);
 	Py_CLEAR(self->sock);
@@ -227,8 +226,8 @@ static PyMethodDef transport_methods[] = {
 	 PyDoc_STR("The low and the high water mark.")},
 	{"set_write_buffer_limits", FAST(kl_transport_set_write_buffer_limits),
 	 METH_FASTCALL | METH_KEYWORDS, PyDoc_STR("Set the water marks of flow control.")},
-	{"get_protocol", transport_get_protocol, METH_NOARGS, PyDoc_STR("The current protocol.")},
-	{"set_protocol", transport_set_protocol, METH_O, PyDoc_STR("Set another protocol.")},
+	{"get_protocol", kl_transport_get_protocol_py, METH_NOARGS, PyDoc_STR("The current protocol.")},
+	{"set_protocol", kl_transport_set_protocol_py, METH_O, PyDoc_STR("Set another protocol.")},
 	{"get_extra_info", FAST(kl_transport_get_extra_info), METH_FASTCALL | METH_KEYWORDS,
 	 PyDoc_STR("Information by name: 'peername', 'sockname', 'socket' and more.")},
 	{NULL, NULL, 0, NULL},
@@ -245,10 +244,10 @@ static PyType_Slot transport_slots[] = {
 	{Py_tp_members, transport_members},
 	{Py_tp_getset, kl_transport_getset},
 	{Py_tp_repr, kl_transport_repr},
-	{Py_tp_traverse, transport_traverse},
-	{Py_tp_clear, transport_clear},
-	{Py_tp_finalize, transport_finalize},
-	{Py_tp_dealloc, transport_dealloc},
+	{Py_tp_traverse, kl_transport_traverse},
+	{Py_tp_clear, kl_transport_clear},
+	{Py_tp_finalize, kl_transport_finalize},
+	{Py_tp_dealloc, kl_transport_dealloc},
 	{0, NULL},
 };
 
@@ -260,8 +259,7 @@ static PyType_Spec transport_spec = {
 	.slots = transport_slots,
 };
 
-/* asyncio.transports._FlowControlMixin, if its layout is the one that we extend. */
-static PyObject *import_base(void)
+PyObject *kl_transport_import_base(void)
 {
 	PyObject *module = PyImport_ImportModule("asyncio.transports");
 	PyObject *base = NULL;
@@ -297,7 +295,7 @@ static int set_class_attributes(PyObject *type)
 
 int kl_transport_init(PyObject *module, struct kl_state *state)
 {
-	PyObject *base = import_base();
+	PyObject *base = kl_transport_import_base();
 	PyObject *bases, *type;
 
 	if (base == NULL)

@@ -10,6 +10,7 @@
  * transport_write.c  from the caller to the stream, flow control
  * transport_file.c   files, for loop.sendfile()
  * transport_close.c  close, abort, errors, connection_lost
+ * transport_pipe.c   the same object as a reading or a writing end of a pipe
  * tls.h              what a transport with TLS has beyond this
  *
  * Life: a transport is pinned by one reference of its own, taken when it is
@@ -68,7 +69,7 @@ typedef struct {
 	PyObject *updated; /* bound buffer_updated(), if buffered */
 	PyObject *context; /* callbacks run in it */
 	PyObject *server;
-	PyObject *sock;   /* socket.socket; NULL until somebody asks for it */
+	PyObject *sock;   /* socket.socket; NULL until somebody asks for it. The file of a pipe */
 	PyObject *waiter; /* a future to wake after connection_made() */
 	PyObject *error;  /* for connection_lost() */
 	PyObject *lent;   /* for the next large read: a bytes object, or a BufferedProtocol's memoryview */
@@ -96,6 +97,8 @@ typedef struct {
 	bool lost_done : 1;      /* connection_lost() was called */
 	bool fd_closed : 1;      /* the descriptor is given up */
 	bool abandoned : 1;      /* the loop was closed first */
+	bool pipe : 1;           /* an end of a pipe: transport_pipe.c */
+	bool deaf : 1;           /* whose reader's end cannot be noticed */
 
 	unsigned char peer_length; /* of peer; 0: not known */
 	unsigned char peer[sizeof(struct sockaddr_in6)];
@@ -135,16 +138,34 @@ void kl_transport_report(TransportObject *self, const char *message);
 /* A line in asyncio's log, of the level "warning" and so on. */
 void kl_transport_log(const char *level, const char *text);
 
-/* The same in debug mode only, with the transport's repr; error may be NULL. */
+/* In debug mode, after a call that began then: as asyncio tells of slow callbacks. */
+void kl_log_if_slow(LoopObject *loop, PyObject *protocol, PyObject *name, uint64_t begin_ns);
+
+/* A line in debug mode only, with the transport's repr; error may be NULL. */
+void kl_debug(LoopObject *loop, PyObject *transport, const char *level, const char *text,
+	      PyObject *error);
 void kl_transport_debug(TransportObject *self, const char *text, PyObject *error);
 
 /* transport.c */
+/* asyncio.transports._FlowControlMixin, if its layout is the one that we extend. */
+PyObject *kl_transport_import_base(void);
+/* A method that a protocol may lack until it is called: then NULL. 0, or -1 with an error set. */
+int kl_lookup_method(PyObject *object, PyObject *name, PyObject **ret_method);
 int kl_transport_set_protocol(TransportObject *self, PyObject *protocol);
+
+PyObject *kl_transport_get_protocol_py(PyObject *op, PyObject *unused);
+PyObject *kl_transport_set_protocol_py(PyObject *op, PyObject *protocol);
+/* What the types of pipes have in common with it. */
+int kl_transport_traverse(PyObject *op, visitproc visit, void *arg);
+int kl_transport_clear(PyObject *op);
+void kl_transport_finalize(PyObject *op);
+void kl_transport_dealloc(PyObject *op);
 
 /* transport_new.c: the parts of which transports are made, in their order */
 
 /* A transport that is not yet connected with anything; takes the context's reference. */
-TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context);
+TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
+				    PyObject *context);
 /* Everything that can fail before the descriptor is taken over. 0, or -1 with an error set. */
 int kl_transport_prepare(TransportObject *self, PyObject *protocol, PyObject *waiter,
 			 PyObject *extra);
@@ -157,6 +178,8 @@ int kl_transport_open(TransportObject *self, PyObject *server);
 void kl_transport_discard(TransportObject *self);
 /* Let go of one that is open, and of which nobody was told. */
 void kl_transport_undo(TransportObject *self);
+/* waiter.set_result(argument), or set_exception(), unless it was cancelled. 0, or -1 with an error set. */
+int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument);
 /* Give the waiter, if there is one, a result or an exception. */
 void kl_transport_wake_waiter(TransportObject *self);
 void kl_transport_fail_waiter(TransportObject *self, PyObject *exception);
@@ -183,6 +206,11 @@ PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
 void kl_transport_on_drain(struct kloop_stream *stream, void *user);
 size_t kl_transport_write_bytes(const TransportObject *self);
 #define KL_DEFAULT_LIMIT PY_SSIZE_T_MIN
+/* The arguments of set_write_buffer_limits(), and the marks that they mean. 0, or -1 with an error set. */
+int kl_limits_unpack(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		     Py_ssize_t *ret_high, Py_ssize_t *ret_low);
+int kl_limits_settle(Py_ssize_t high, Py_ssize_t low, Py_ssize_t default_bytes, size_t *ret_high,
+		     size_t *ret_low);
 /* Set the water marks. 0, or -1 with an error set. */
 int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low);
 PyObject *kl_transport_write(PyObject *op, PyObject *data);
@@ -209,6 +237,8 @@ void kl_transport_abandon(struct kl_open *open);
 int kl_transport_close_now(TransportObject *self);
 /* As abort(): 0, or -1 with an error set. */
 int kl_transport_end_quietly(TransportObject *self);
+/* As _force_close(error), which may be NULL: 0, or -1 with an error set. */
+int kl_transport_end_with(TransportObject *self, PyObject *error);
 /* An exception ends the transport: tell whom it concerns and schedule connection_lost(). */
 void kl_transport_end(TransportObject *self, PyObject *error, const char *message);
 void kl_transport_close_fd(TransportObject *self);
@@ -223,6 +253,8 @@ PyObject *kl_transport_force_close(PyObject *op, PyObject *exception);
  */
 void kl_transport_fatal(TransportObject *self, const char *message);
 
+/* transport_pipe.c: a write failed. */
+void kl_pipe_write_failed(TransportObject *self, int error);
 /* streams_*.c */
 /*
  * A protocol was set: have the transport feed its reader directly, if it is an

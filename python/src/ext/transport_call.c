@@ -95,18 +95,24 @@ void kl_transport_log(const char *level, const char *text)
 	Py_XDECREF(line);
 }
 
-void kl_transport_debug(TransportObject *self, const char *text, PyObject *error)
+void kl_debug(LoopObject *loop, PyObject *transport, const char *level, const char *text,
+	      PyObject *error)
 {
 	PyObject *line;
 
-	if (!self->loop->debug)
+	if (!loop->debug)
 		return;
-	line = PyUnicode_FromFormat(error != NULL ? "%R: %s" : "%R %s", self, text);
+	line = PyUnicode_FromFormat(error != NULL ? "%R: %s" : "%R %s", transport, text);
 	if (line != NULL)
-		log_line("debug", line, error);
+		log_line(level, line, error);
 	else
-		PyErr_WriteUnraisable((PyObject *)self);
+		PyErr_WriteUnraisable(transport);
 	Py_XDECREF(line);
+}
+
+void kl_transport_debug(TransportObject *self, const char *text, PyObject *error)
+{
+	kl_debug(self->loop, (PyObject *)self, "debug", text, error);
 }
 
 /* ---- calls ----------------------------------------------------------- */
@@ -136,22 +142,22 @@ PyObject *kl_transport_call_server(TransportObject *self, PyObject *server, PyOb
 }
 
 /* As asyncio's loop in debug mode tells of callbacks that keep it from its work. */
-static void log_if_slow(TransportObject *self, PyObject *name, uint64_t begin_ns)
+void kl_log_if_slow(LoopObject *loop, PyObject *protocol, PyObject *name, uint64_t begin_ns)
 {
 	PyObject *pending, *text, *seconds;
 	double took = (double)(kloop_now() - begin_ns) / 1e9;
 
-	if (took < self->loop->slow_callback_duration)
+	if (took < loop->slow_callback_duration)
 		return;
 	pending = kl_exception_take();
 	seconds = PyFloat_FromDouble(took);
 	text = seconds == NULL ? NULL
 			       : PyUnicode_FromFormat("Executing %R.%U() took %S seconds",
-						      self->protocol, name, seconds);
+						      protocol, name, seconds);
 	if (text != NULL)
 		log_line("warning", text, NULL);
 	else
-		PyErr_WriteUnraisable((PyObject *)self);
+		PyErr_WriteUnraisable((PyObject *)loop);
 	Py_XDECREF(seconds);
 	Py_XDECREF(text);
 	if (pending != NULL)
@@ -180,7 +186,7 @@ PyObject *kl_transport_call_method(TransportObject *self, PyObject *method, PyOb
 	if (PyContext_Exit(self->context) < 0)
 		Py_CLEAR(result);
 	if (begin_ns != 0 && self->loop->debug && self->protocol != NULL)
-		log_if_slow(self, name, begin_ns);
+		kl_log_if_slow(self->loop, self->protocol, name, begin_ns);
 	return result;
 }
 

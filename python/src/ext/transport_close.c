@@ -139,6 +139,11 @@ static int force_close(TransportObject *self, PyObject *error)
 	return schedule_lost(self, error);
 }
 
+int kl_transport_end_with(TransportObject *self, PyObject *error)
+{
+	return force_close(self, error);
+}
+
 int kl_transport_end_quietly(TransportObject *self)
 {
 	return force_close(self, NULL);

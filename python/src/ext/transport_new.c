@@ -18,9 +18,9 @@ static const struct kloop_stream_handlers handlers = {
 
 /* ---- creation -------------------------------------------------------- */
 
-TransportObject *kl_transport_alloc(LoopObject *loop, int fd, PyObject *context)
+TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
+				    PyObject *context)
 {
-	PyTypeObject *type = loop->state->transport_type;
 	TransportObject *self;
 
 	if (context == NULL)
@@ -66,27 +66,31 @@ int kl_transport_open(TransportObject *self, PyObject *server)
 	return 0;
 }
 
-/* waiter.set_result(None) or waiter.set_exception(exception), unless it was cancelled. */
-static void wake(TransportObject *self, PyObject *method, PyObject *argument)
+int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument)
 {
-	PyObject *waiter = self->waiter;
-	PyObject *result;
+	PyObject *result = PyObject_CallMethodNoArgs(waiter, state->names.cancelled);
 	int cancelled = -1;
 
-	self->waiter = NULL;
-	if (waiter == NULL)
-		return;
-	result = PyObject_CallMethodNoArgs(waiter, self->loop->state->names.cancelled);
 	if (result != NULL) {
 		cancelled = PyObject_IsTrue(result);
 		Py_DECREF(result);
 	}
-	result = NULL;
-	if (cancelled == 0)
-		result = PyObject_CallMethodOneArg(waiter, method, argument);
-	if (result == NULL && cancelled != 1)
-		kl_transport_report(self, "Exception in callback waiter.set_result()");
+	if (cancelled != 0)
+		return cancelled < 0 ? -1 : 0;
+	result = PyObject_CallMethodOneArg(waiter, method, argument);
 	Py_XDECREF(result);
+	return result != NULL ? 0 : -1;
+}
+
+static void wake(TransportObject *self, PyObject *method, PyObject *argument)
+{
+	PyObject *waiter = self->waiter;
+
+	self->waiter = NULL;
+	if (waiter == NULL)
+		return;
+	if (kl_wake(self->loop->state, waiter, method, argument) < 0)
+		kl_transport_report(self, "Exception in callback waiter.set_result()");
 	Py_DECREF(waiter);
 }
 
@@ -154,7 +158,7 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 {
 	/* A context of its own: what one connection sets no other sees. */
 	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
-	TransportObject *self = kl_transport_alloc(loop, fd, own);
+	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd, own);
 	PyObject *stack[1] = {NULL};
 	PyObject *protocol;
 	int result = -1;
@@ -237,7 +241,7 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 		return NULL;
 	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
 							    : PyContext_CopyCurrent();
-	self = kl_transport_alloc(loop, fd, context);
+	self = kl_transport_alloc(loop, loop->state->transport_type, fd, context);
 	if (self == NULL)
 		return NULL;
 	Py_INCREF(values[0]);

@@ -122,12 +122,13 @@ static Py_ssize_t default_high(const TransportObject *self)
 	return 64 * 1024;
 }
 
-int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low)
+int kl_limits_settle(Py_ssize_t high, Py_ssize_t low, Py_ssize_t default_bytes, size_t *ret_high,
+		     size_t *ret_low)
 {
 	bool has_low = low != KL_DEFAULT_LIMIT;
 
 	if (high == KL_DEFAULT_LIMIT && !has_low)
-		high = default_high(self);
+		high = default_bytes;
 	else if (high == KL_DEFAULT_LIMIT)
 		high = low > PY_SSIZE_T_MAX / 4 ? PY_SSIZE_T_MAX : 4 * low;
 	if (!has_low)
@@ -137,8 +138,16 @@ int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t l
 			     high, low);
 		return -1;
 	}
-	self->high_bytes = (size_t)high;
-	self->low_bytes = (size_t)low;
+	*ret_high = (size_t)high;
+	*ret_low = (size_t)low;
+	return 0;
+}
+
+int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t low)
+{
+	if (kl_limits_settle(high, low, default_high(self), &self->high_bytes,
+			     &self->low_bytes) < 0)
+		return -1;
 	if (self->stream != NULL &&
 	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0) {
 		PyErr_SetString(PyExc_RuntimeError, "the stream refused its water marks");
@@ -147,16 +156,25 @@ int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t l
 	return maybe_pause(self);
 }
 
-PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
-					       Py_ssize_t nargs, PyObject *kwnames)
+int kl_limits_unpack(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		     Py_ssize_t *ret_high, Py_ssize_t *ret_low)
 {
 	static const struct kl_signature signature = {
 		"set_write_buffer_limits", 0, 2, 2, {"high", "low"}};
 	PyObject *values[2];
-	Py_ssize_t high, low;
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
-	    limit_argument(values[0], &high) < 0 || limit_argument(values[1], &low) < 0 ||
+	    limit_argument(values[0], ret_high) < 0 || limit_argument(values[1], ret_low) < 0)
+		return -1;
+	return 0;
+}
+
+PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *args,
+					       Py_ssize_t nargs, PyObject *kwnames)
+{
+	Py_ssize_t high, low;
+
+	if (kl_limits_unpack(args, nargs, kwnames, &high, &low) < 0 ||
 	    kl_transport_set_limits((TransportObject *)op, high, low) < 0)
 		return NULL;
 	Py_RETURN_NONE;
@@ -175,9 +193,12 @@ static int drop_write(TransportObject *self)
 	}
 	module = PyImport_ImportModule("asyncio.log");
 	logger = module != NULL ? PyObject_GetAttrString(module, "logger") : NULL;
-	result = logger != NULL ? PyObject_CallMethod(logger, "warning", "s",
-						      "socket.send() raised exception.")
-				: NULL;
+	result = logger != NULL
+			 ? PyObject_CallMethod(logger, "warning", "s",
+					       self->pipe ? "pipe closed by peer or os.write(pipe, "
+							    "data) raised exception."
+							  : "socket.send() raised exception.")
+			 : NULL;
 	Py_XDECREF(module);
 	Py_XDECREF(logger);
 	Py_XDECREF(result);
@@ -198,7 +219,10 @@ static int refused(TransportObject *self, int error)
 		kl_raise(self->loop->state, error);
 		return -1;
 	default:
-		return 0; /* the connection broke: on_error tells it */
+		/* The connection broke. Of sockets on_error tells it; asyncio tells of pipes at once. */
+		if (self->pipe)
+			kl_pipe_write_failed(self, error);
+		return 0;
 	}
 }
 
@@ -216,7 +240,8 @@ static int queue(TransportObject *self, const char *data, size_t bytes, PyObject
 		return 0;
 	if (self->closing || stream == NULL)
 		return drop_write(self);
-	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes) {
+	/* A pipe is written to in the call, as by asyncio: who reads it may not be asynchronous. */
+	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes || self->pipe) {
 		ptrdiff_t taken = kloop_stream_try_write(stream, data, bytes);
 
 		if (taken < 0)

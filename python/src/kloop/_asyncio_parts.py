@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import socket
 import threading
 import weakref
 from asyncio import selector_events, unix_events
@@ -26,10 +27,11 @@ _BORROWED = {
         "add_signal_handler", "remove_signal_handler", "_handle_signal", "_check_signal",
         "_process_self_data",
         "create_unix_connection", "create_unix_server",
-        "_make_read_pipe_transport", "_make_write_pipe_transport",
         "_sock_sendfile_native", "_sock_sendfile_native_impl",
         "_sock_sendfile_update_filepos", "_sock_add_cancellation_callback"),
 }
+
+_DATAGRAM_FAMILIES = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 
 
 def _borrow(namespace: dict) -> None:
@@ -62,10 +64,26 @@ class SelectorParts:
     def _selector(self):
         return None if self.is_closed() else _Watched(self)
 
+    # ---- datagrams
+
     def _make_datagram_transport(self, sock, protocol, address=None, waiter=None, extra=None):
         self._ensure_fd_no_transport(sock)
+        if sock.family in _DATAGRAM_FAMILIES:
+            return self._make_datagram_transport_c(
+                sock, protocol, address, waiter, extra, sock.family)
+        # Netlink and its like: the socket module knows their addresses.
         return selector_events._SelectorDatagramTransport(
             self, sock, protocol, address, waiter, extra)
+
+    @staticmethod
+    def _resolve_datagram_address(sock, address):
+        """An address in numbers, or what the socket module says against it."""
+        if sock.family == socket.AF_UNIX:
+            return os.fsencode(address)
+        host, port, *rest = address
+        infos = socket.getaddrinfo(host, port, family=sock.family, type=sock.type)
+        numbers = infos[0][4]
+        return (*numbers[:2], *rest) if rest else numbers
 
     # ---- subprocesses
 
@@ -90,37 +108,35 @@ class SelectorParts:
     def _watch_child(self, transport) -> None:
         pid = transport.get_pid()
         try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
+            self._watch_pid(pid, self._child_ended, transport)
+        except (ProcessLookupError, ChildProcessError):
+            # It has ended, and the kernel (SIGCHLD is ignored) or somebody else has reaped it.
+            self.call_soon(self._child_ended, transport, -errno.ECHILD)
+        except OSError:
             # A sandbox may deny it, and there may be no descriptor left: a thread can wait.
-            if error.errno == errno.ESRCH:
-                raise
             threading.Thread(target=self._wait_for_child, args=(pid, transport),
                              name=f"kloop-waitpid-{pid}", daemon=True).start()
-            return
-        self._add_reader(pidfd, self._child_ended, pidfd, pid, transport)
 
-    def _child_ended(self, pidfd, pid, transport) -> None:
-        self._remove_reader(pidfd)
-        os.close(pidfd)
-        # After what the child wrote and this iteration found.
-        self.call_soon(transport._process_exited, _reap(pid))
+    def _child_ended(self, transport, status: int) -> None:
+        """The status is that of waitpid(2), or a negative errno."""
+        if status >= 0:
+            returncode = unix_events.waitstatus_to_exitcode(status)
+        else:
+            # Somebody else has waited for it: Popen.poll() keeps what it learnt.
+            process = transport.get_extra_info("subprocess")
+            returncode = process.returncode if process is not None else None
+            if returncode is None:
+                logger.warning("child process pid %d exit status already read: "
+                               " will report returncode 255", transport.get_pid())
+                returncode = 255
+        transport._process_exited(returncode)
 
-    def _wait_for_child(self, pid, transport) -> None:
-        returncode = _reap(pid)
+    def _wait_for_child(self, pid: int, transport) -> None:
         try:
-            self.call_soon_threadsafe(transport._process_exited, returncode)
+            _, status = os.waitpid(pid, 0)
+        except ChildProcessError:
+            status = -errno.ECHILD
+        try:
+            self.call_soon_threadsafe(self._child_ended, transport, status)
         except RuntimeError:
             logger.warning("Loop %r that handles pid %r is closed", self, pid)
-
-
-def _reap(pid: int) -> int:
-    """Wait for a child that ended: its exit code, or the negative number of its signal."""
-    try:
-        _, status = os.waitpid(pid, 0)
-    except ChildProcessError:
-        # Somebody else has waited for it; asyncio says 255 as well.
-        logger.warning("child process pid %d exit status already read: "
-                       " will report returncode 255", pid)
-        return 255
-    return unix_events.waitstatus_to_exitcode(status)
