@@ -51,7 +51,7 @@ def test_pause_and_resume(loop, pair):
         assert await in_thread(receive_exactly, peer, len(message) + 4) == message + b"more"
         await until(lambda: flow(protocol) == ["pause_writing", "resume_writing"])
         assert transport.get_write_buffer_size() == 0
-        transport.write(message)
+        transport.write(message * 3)  # the buffers have grown
         assert flow(protocol)[2:] == ["pause_writing"]
         await finish(transport, protocol, peer)
 

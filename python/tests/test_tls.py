@@ -5,6 +5,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -263,8 +264,11 @@ def test_pause_before_data(tls_loop, certificates):
 
 
 def test_write_flow_control(tls_loop, certificates):
+    may_read = threading.Event()
+
     def peer(sock):
         assert sock.recv(2) == b"go"
+        assert may_read.wait(60)
         assert len(read_exactly(sock, 10 << 20)) == 10 << 20
         sock.sendall(b"done")
         assert sock.recv(1) == b""
@@ -275,6 +279,8 @@ def test_write_flow_control(tls_loop, certificates):
             transport.write(b"go")
             for _ in range(10):  # more than sockets hold, and asyncio takes long with much
                 transport.write(bytes(1 << 20))
+            assert "pause_writing" in protocol.events
+            may_read.set()
             await until(lambda: "resume_writing" in protocol.events, 60)
             assert protocol.events.index("pause_writing") < protocol.events.index("resume_writing")
             await until(lambda: protocol.data == b"done")
