@@ -21,7 +21,8 @@ CLASSES = {node.name: node for node in STUB.body if isinstance(node, ast.ClassDe
 FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 TYPES = sorted(name for name, value in vars(_kloop).items() if isinstance(value, type))
 # What a type inherits is its base's business: names of these bases need no entry.
-BASES = {"StreamTransport": asyncio.Transport, "IoUringUnavailable": OSError}
+BASES = {"StreamTransport": asyncio.Transport, "SSLStreamTransport": _kloop.StreamTransport,
+          "IoUringUnavailable": OSError}
 SOURCES = sorted(PACKAGE.glob("*.py"))
 
 

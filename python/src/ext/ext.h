@@ -39,6 +39,7 @@ struct kl_state {
 	PyTypeObject *handle_type;
 	PyTypeObject *timer_handle_type;
 	PyTypeObject *transport_type; /* StreamTransport, a subclass of asyncio.Transport */
+	PyTypeObject *ssl_transport_type; /* SSLStreamTransport, of that one */
 	PyTypeObject *read_pipe_type;
 	PyTypeObject *write_pipe_type;
 	PyTypeObject *datagram_transport_type; /* DatagramTransport, of asyncio.DatagramTransport too */

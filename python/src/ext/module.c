@@ -241,6 +241,7 @@ static int module_exec(PyObject *module)
 /* Everything but the names, whose order and number the X macro knows. */
 #define KL_STATE_OBJECTS(X)                                                                  \
 	X(loop_type) X(handle_type) X(timer_handle_type) X(transport_type) X(listener_type)        \
+	X(ssl_transport_type)                                                                      \
 	X(read_pipe_type) X(write_pipe_type) X(asyncio_read_transport) X(asyncio_write_transport)   \
 	X(datagram_transport_type) X(asyncio_datagram_transport)                                   \
 	X(sock_op_type) X(file_call_type) X(asyncio_transport) X(asyncio_buffered_protocol)        \

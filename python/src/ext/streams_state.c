@@ -89,7 +89,10 @@ static void reader_dealloc(PyObject *op)
 
 static bool is_ours(const ReaderObject *self)
 {
-	return Py_IS_TYPE(self->transport, self->loop->state->transport_type);
+	struct kl_state *state = self->loop->state;
+
+	return Py_IS_TYPE(self->transport, state->transport_type) ||
+	       Py_IS_TYPE(self->transport, state->ssl_transport_type);
 }
 
 /* As _wakeup_waiter(). 0, or -1 with an error set. */

@@ -255,8 +255,24 @@ static PyType_Slot transport_slots[] = {
 static PyType_Spec transport_spec = {
 	.name = "kloop._kloop.StreamTransport",
 	.basicsize = sizeof(TransportObject),
-	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC |
+		 Py_TPFLAGS_DISALLOW_INSTANTIATION,
 	.slots = transport_slots,
+};
+
+/* The same; asyncio's transports with TLS have "SSL" in their name, and are told by it. */
+static PyType_Slot ssl_transport_slots[] = {
+	{Py_tp_doc, (void *)PyDoc_STR("A stream over a socket that has had TLS from the beginning.")},
+	{Py_tp_traverse, kl_transport_traverse},
+	{Py_tp_clear, kl_transport_clear},
+	{0, NULL},
+};
+
+static PyType_Spec ssl_transport_spec = {
+	.name = "kloop._kloop.SSLStreamTransport",
+	.basicsize = sizeof(TransportObject),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+	.slots = ssl_transport_slots,
 };
 
 PyObject *kl_transport_import_base(void)
@@ -310,6 +326,16 @@ int kl_transport_init(PyObject *module, struct kl_state *state)
 		return -1;
 	state->transport_type = (PyTypeObject *)type;
 	if (set_class_attributes(type) < 0)
+		return -1;
+	bases = PyTuple_Pack(1, type);
+	if (bases == NULL)
+		return -1;
+	type = PyType_FromModuleAndSpec(module, &ssl_transport_spec, bases);
+	Py_DECREF(bases);
+	if (type == NULL)
+		return -1;
+	state->ssl_transport_type = (PyTypeObject *)type;
+	if (PyModule_AddType(module, state->ssl_transport_type) < 0)
 		return -1;
 	return PyModule_AddType(module, state->transport_type);
 }

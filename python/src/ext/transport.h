@@ -182,6 +182,8 @@ void kl_transport_undo(TransportObject *self);
 int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument);
 /* Give the waiter, if there is one, a result or an exception. */
 void kl_transport_wake_waiter(TransportObject *self);
+/* The waiter goes on, and data may come. */
+void kl_transport_begin(TransportObject *self);
 void kl_transport_fail_waiter(TransportObject *self, PyObject *exception);
 
 /* transport_info.c */

@@ -104,7 +104,31 @@ void kl_transport_fail_waiter(TransportObject *self, PyObject *exception)
 	wake(self, self->loop->state->names.set_exception, exception);
 }
 
-/* connection_made(), then reading, then the waiter: asyncio's order. */
+static void run_begin(PyObject *owner)
+{
+	TransportObject *self = (TransportObject *)owner;
+
+	/* With TLS, which may have been started meanwhile, the handshake's end begins. */
+	if (self->tls == NULL && kl_transport_start_read(self) < 0)
+		kl_transport_fatal(self, "Fatal read error on transport");
+}
+
+/*
+ * After connection_made(): who waits for the connection goes on, and only then
+ * may data come, so that "transport, protocol = await create_connection()" is
+ * over before data_received() uses the names.
+ */
+void kl_transport_begin(TransportObject *self)
+{
+	if (self->waiter == NULL) {
+		run_begin((PyObject *)self);
+		return;
+	}
+	kl_transport_wake_waiter(self);
+	if (kl_call_soon_c(self->loop, run_begin, (PyObject *)self) < 0)
+		kl_transport_fatal(self, "Fatal read error on transport");
+}
+
 static void run_made(PyObject *owner)
 {
 	TransportObject *self = (TransportObject *)owner;
@@ -116,9 +140,7 @@ static void run_made(PyObject *owner)
 			kl_transport_report(self, "Exception in callback protocol.connection_made()");
 		Py_XDECREF(result);
 	}
-	if (kl_transport_start_read(self) < 0)
-		kl_transport_fatal(self, "Fatal read error on socket transport");
-	kl_transport_wake_waiter(self);
+	kl_transport_begin(self);
 }
 
 /* server._detach() of a server that was attached to. Keeps a set exception. */

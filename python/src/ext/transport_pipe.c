@@ -182,7 +182,6 @@ static const struct kloop_stream_handlers write_handlers = {
 	.on_close = kl_transport_on_close,
 };
 
-/* connection_made(), then reading, then the waiter: asyncio's order. */
 static void run_made(PyObject *owner)
 {
 	TransportObject *self = (TransportObject *)owner;
@@ -194,9 +193,10 @@ static void run_made(PyObject *owner)
 			kl_transport_report(self, "Exception in callback protocol.connection_made()");
 		Py_XDECREF(result);
 	}
-	if (!self->deaf && kl_transport_start_read(self) < 0)
-		kl_transport_fatal(self, "Fatal read error on pipe transport");
-	kl_transport_wake_waiter(self);
+	if (self->deaf)
+		kl_transport_wake_waiter(self);
+	else
+		kl_transport_begin(self);
 }
 
 /* What asyncio takes: not regular files, which cannot be waited for. 0, or -1 with ValueError. */

@@ -116,7 +116,8 @@ static PyObject *make_transport(LoopObject *loop, PyObject **values,
 
 	if (fd < 0)
 		return NULL;
-	self = kl_transport_alloc(loop, loop->state->transport_type, fd, PyContext_CopyCurrent());
+	self = kl_transport_alloc(loop, loop->state->ssl_transport_type, fd,
+				  PyContext_CopyCurrent());
 	if (self == NULL)
 		return NULL;
 	self->sock = Py_NewRef(values[SOCK]);
@@ -184,7 +185,7 @@ static int accept_wrapped(LoopObject *loop, int fd, PyObject *protocol_factory, 
 			  PyObject *context, const struct kl_tls_options *options,
 			  PyObject *ssl_object, struct ssl_st *ssl)
 {
-	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd,
+	TransportObject *self = kl_transport_alloc(loop, loop->state->ssl_transport_type, fd,
 						   PyContext_Copy(context));
 
 	if (self == NULL) {

@@ -178,8 +178,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             logger.error("Unable to clean up listening UNIX socket %r: %r", path, error)
 
     def _log_slow_handle(self, handle, seconds: float) -> None:
-        logger.warning("Executing %s took %.3f seconds", base_events._format_handle(handle),
-                       seconds)
+        base_events.logger.warning("Executing %s took %.3f seconds",
+                                   base_events._format_handle(handle), seconds)
 
 
 def _regular_file(file) -> int:

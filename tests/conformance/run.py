@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MulanPSL-2.0
+"""CPython's own tests of asyncio, on kLoop. Prints TAP.
+
+    run.py [--loop kloop|asyncio] [--uses-loop] [MODULE[:CLASS[.test]]...]
+
+They are those that the distribution installs (Debian: libpython3.11-testsuite)
+and stay as they are: wherever they ask for a new event loop they get kLoop's.
+Each module runs in a process of its own, bounded in time; what it leaves
+running ends with it.
+
+exclusions.txt beside this file lists, with the reason, what is not expected to
+pass; one of those that passes all the same is a failure, so that the list stays
+true. A test that CPython skips by itself is counted as a comment only: it says
+nothing about the loop. --loop asyncio runs the same on asyncio, to compare.
+"""
+import argparse
+import asyncio
+import faulthandler
+import fnmatch
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+# What runs on an event loop. The others of test_asyncio test asyncio's own parts.
+MODULES = (
+    "test_base_events", "test_buffered_proto", "test_context", "test_eager_task_factory",
+    "test_events", "test_free_threading", "test_futures", "test_futures2", "test_graph", "test_locks",
+    "test_pep492", "test_protocols", "test_queues", "test_runners", "test_sendfile", "test_server",
+    "test_sock_lowlevel", "test_ssl", "test_sslproto", "test_staggered", "test_streams",
+    "test_subprocess", "test_taskgroups", "test_tasks", "test_threads", "test_timeouts",
+    "test_unix_events", "test_waitfor",
+)
+SECONDS = 300  # for a module
+
+
+def read_exclusions():
+    """[(pattern, reason)] for this Python."""
+    version = "{}.{}".format(*sys.version_info)
+    found = []
+    for line in (Path(__file__).parent / "exclusions.txt").read_text().splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        pattern, versions, reason = (part.strip() for part in line.split("|", 2))
+        if versions == "*" or version in versions.split():
+            found.append((pattern, reason))
+    return found
+
+
+def install_kloop():
+    """Whoever asks asyncio for a new loop gets kLoop's, however it asks."""
+    import kloop
+
+    def new_loop(*ignored):
+        return kloop.Loop()
+
+    asyncio.SelectorEventLoop = asyncio.unix_events.SelectorEventLoop = new_loop
+    if hasattr(asyncio, "EventLoop"):
+        asyncio.EventLoop = asyncio.unix_events.EventLoop = new_loop
+    policy = getattr(asyncio.unix_events, "_UnixDefaultEventLoopPolicy", None)
+    if policy is None:
+        policy = asyncio.unix_events._DefaultEventLoopPolicy
+    policy._loop_factory = staticmethod(new_loop)
+
+
+class Result(unittest.TextTestResult):
+    """Writes one line of JSON for each test."""
+
+    def note(self, test, outcome, text=""):
+        print("\nRESULT " + json.dumps([test.id().replace("test.test_asyncio.", "", 1), outcome, text]),
+              flush=True)
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.parts = []
+        print("\nSTART " + test.id(), flush=True)
+
+    def addSuccess(self, test):
+        super().addSuccess(test)
+        if not self.parts:
+            self.note(test, "ok")
+
+    def addFailure(self, test, err):
+        super().addFailure(test, err)
+        self.note(test, "failed", self.failures[-1][1])
+
+    def addError(self, test, err):
+        super().addError(test, err)
+        self.note(test, "failed", self.errors[-1][1])
+
+    def addSubTest(self, test, subtest, err):
+        super().addSubTest(test, subtest, err)
+        if err is not None:
+            self.parts.append(subtest)
+            self.note(test, "failed", self._exc_info_to_string(err, test))
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        self.note(test, "skipped", reason)
+
+    def addExpectedFailure(self, test, err):
+        super().addExpectedFailure(test, err)
+        self.note(test, "skipped", "an expected failure")
+
+
+def run_here(loop, name):
+    """The child: run one module or part of it."""
+    faulthandler.dump_traceback_later(SECONDS - 10, exit=True)
+    if loop == "kloop":
+        install_kloop()
+    from test import support
+
+    support.use_resources = ["network", "cpu", "subprocess"]
+    module, _, part = name.partition(":")
+    module = importlib.import_module("test.test_asyncio." + module)
+    loader = unittest.defaultTestLoader
+    suite = loader.loadTestsFromName(part, module) if part else loader.loadTestsFromModule(module)
+    unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
+
+
+def run_module(loop, name):
+    """[(test, outcome, text)]; what does not end by itself is a failure of the last test."""
+    done = None
+    command = [sys.executable, __file__, "--child", "--loop", loop, name]
+    # The module's own children, too, are gone afterwards.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               errors="backslashreplace", start_new_session=True)
+    try:
+        output, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+        errors += f"\nnot done after {SECONDS} s"
+    results, running = [], None
+    for line in output.splitlines():
+        if line.startswith("RESULT "):
+            done = json.loads(line[7:])
+            results.append(tuple(done))
+            running = None
+        elif line.startswith("START "):
+            running = line[6:].replace("test.test_asyncio.", "", 1)
+    if process.returncode != 0 or not results:
+        results.append((running or name, "failed", errors[-3000:] or "it ended early"))
+    return results
+
+
+def report(results, exclusions):
+    """Print TAP. Returns the number of failures."""
+    count = failures = skipped = 0
+    for test, outcome, text in results:
+        if outcome == "skipped":
+            skipped += 1
+            continue
+        count += 1
+        reason = next((why for pattern, why in exclusions if fnmatch.fnmatchcase(test, pattern)), None)
+        if outcome == "ok" and reason is None:
+            print(f"ok {count} - {test}")
+        elif outcome == "failed" and reason is not None:
+            print(f"ok {count} - {test}: differs, as exclusions.txt says")
+        else:
+            failures += 1
+            print(f"not ok {count} - {test}")
+            if outcome == "ok":
+                text = "it passes: take it out of exclusions.txt"
+            for line in text.splitlines()[-25:]:
+                print(f"#   {line}")
+    print(f"# {skipped} skipped by CPython itself")
+    print(f"1..{count}")
+    return failures
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--loop", choices=("kloop", "asyncio"), default="kloop")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    if options.child:
+        run_here(options.loop, options.names[0])
+        return 0
+    if importlib.util.find_spec("test.test_asyncio") is None:
+        print("1..1\nnot ok 1 - CPython's tests are installed"
+              f"\n#   Debian: libpython{sys.version_info[0]}.{sys.version_info[1]}-testsuite")
+        return 1
+    names = options.names or [name for name in MODULES
+                              if importlib.util.find_spec("test.test_asyncio." + name)]
+    results = []
+    for name in names:
+        found = run_module(options.loop, name)
+        print(f"# {name}: {sum(1 for r in found if r[1] == 'ok')} passed, "
+              f"{sum(1 for r in found if r[1] == 'failed')} failed, "
+              f"{sum(1 for r in found if r[1] == 'skipped')} skipped", flush=True)
+        results += found
+    return 1 if report(results, read_exclusions() if options.loop == "kloop" else []) else 0
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONASYNCIODEBUG", "")
+    sys.exit(main())
