@@ -62,7 +62,7 @@ def install_kloop():
 
     asyncio.SelectorEventLoop = asyncio.unix_events.SelectorEventLoop = new_loop
     if hasattr(asyncio, "EventLoop"):
-        asyncio.EventLoop = asyncio.unix_events.EventLoop = new_loop
+        asyncio.EventLoop = asyncio.unix_events.EventLoop = kloop.Loop
     policy = getattr(asyncio.unix_events, "_UnixDefaultEventLoopPolicy", None)
     if policy is None:
         policy = asyncio.unix_events._DefaultEventLoopPolicy
