@@ -57,12 +57,17 @@ def install_kloop():
     """Whoever asks asyncio for a new loop gets kLoop's, however it asks."""
     import kloop
 
-    def new_loop(*ignored):
-        return kloop.Loop()
+    class IsLoop(type):
+        def __instancecheck__(cls, instance):
+            return isinstance(instance, kloop.Loop)
+
+    class new_loop(metaclass=IsLoop):
+        def __new__(cls, *ignored):
+            return kloop.Loop()
 
     asyncio.SelectorEventLoop = asyncio.unix_events.SelectorEventLoop = new_loop
     if hasattr(asyncio, "EventLoop"):
-        asyncio.EventLoop = asyncio.unix_events.EventLoop = kloop.Loop
+        asyncio.EventLoop = asyncio.unix_events.EventLoop = new_loop
     policy = getattr(asyncio.unix_events, "_UnixDefaultEventLoopPolicy", None)
     if policy is None:
         policy = asyncio.unix_events._DefaultEventLoopPolicy
