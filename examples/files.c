@@ -4,6 +4,9 @@
  * read it back and remove it. One step follows the other in completions; the
  * loop is free for other things meanwhile.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* struct statx */
+#endif
 #include <fcntl.h>
 #include <kloop.h>
 #include <stdio.h>

@@ -480,6 +480,19 @@ def check_aiohttp_tls(tap, python, folder, environment):
             tap.result(title, (told.get("status") != 0 or told.get("errors")) and str(told))
 
 
+def check_compile(tap):
+    """An example compiles as a program of anybody's: by the headers alone, without our macros."""
+    compiler = [*shlex.split(os.environ.get("CC", "cc")), "-Wall", "-Wextra", "-Werror",
+                "-fsyntax-only", f"-I{SOURCE / 'lib/include'}", f"-I{BUILD / 'lib/include'}"]
+    problems = []
+    for path in sorted((SOURCE / "examples").glob("*.c")):
+        done = subprocess.run([*compiler, str(path)], text=True, capture_output=True,
+                              timeout=TIMEOUT_SECONDS)
+        if done.returncode != 0:
+            problems.append(done.stderr)
+    tap.result("every C example compiles by itself", "\n".join(problems))
+
+
 def main():
     tap = Tap()
     programs = {path.stem for path in (SOURCE / "examples").glob("*.c")}
@@ -487,8 +500,8 @@ def main():
                "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_alone, check_echo, check_udp_echo, check_forward, check_tls, check_io_uring_off,
-              check_kloop_info, check_denied]
+    checks = [check_compile, check_alone, check_echo, check_udp_echo, check_forward, check_tls,
+              check_io_uring_off, check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)
     for check in checks:
