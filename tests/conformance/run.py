@@ -21,7 +21,6 @@ import fnmatch
 import importlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import unittest
@@ -131,7 +130,6 @@ def run_here(loop, name):
 
 def run_module(loop, name):
     """[(test, outcome, text)]; what does not end by itself is a failure of the last test."""
-    done = None
     command = [sys.executable, __file__, "--child", "--loop", loop, name]
     # The module's own children, too, are gone afterwards.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -145,8 +143,7 @@ def run_module(loop, name):
     results, running = [], None
     for line in output.splitlines():
         if line.startswith("RESULT "):
-            done = json.loads(line[7:])
-            results.append(tuple(done))
+            results.append(tuple(json.loads(line[7:])))
             running = None
         elif line.startswith("START "):
             running = line[6:].replace("test.test_asyncio.", "", 1)
@@ -207,5 +204,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONASYNCIODEBUG", "")
     sys.exit(main())

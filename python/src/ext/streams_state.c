@@ -95,23 +95,6 @@ static bool is_ours(const ReaderObject *self)
 	       Py_IS_TYPE(self->transport, state->ssl_transport_type);
 }
 
-/* As _wakeup_waiter(). 0, or -1 with an error set. */
-static int wake(struct kl_state *state, PyObject *waiter)
-{
-	PyObject *result = PyObject_CallMethodNoArgs(waiter, state->names.cancelled);
-	int cancelled = -1;
-
-	if (result != NULL) {
-		cancelled = PyObject_IsTrue(result);
-		Py_DECREF(result);
-	}
-	if (cancelled != 0)
-		return cancelled < 0 ? -1 : 0;
-	result = PyObject_CallMethodOneArg(waiter, state->names.set_result, Py_None);
-	Py_XDECREF(result);
-	return result != NULL ? 0 : -1;
-}
-
 /* 0, or -1 with an error set. */
 static int pause_transport(ReaderObject *self)
 {
@@ -136,6 +119,7 @@ static int pause_transport(ReaderObject *self)
 
 int kl_reader_append(ReaderObject *self, PyObject *object)
 {
+	struct kl_state *state = self->loop->state;
 	PyObject *waiter = self->waiter;
 	int result = 0;
 
@@ -143,7 +127,7 @@ int kl_reader_append(ReaderObject *self, PyObject *object)
 		return -1;
 	self->waiter = NULL;
 	if (waiter != NULL) {
-		result = wake(self->loop->state, waiter);
+		result = kl_wake(state, waiter, state->names.set_result, Py_None);
 		Py_DECREF(waiter);
 	}
 	if (result == 0 && self->transport != NULL && !self->paused &&
