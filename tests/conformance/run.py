@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """CPython's own tests of asyncio, on kLoop. Prints TAP.
 
-    run.py [--loop kloop|asyncio] [--uses-loop] [MODULE[:CLASS[.test]]...]
+    run.py [--loop kloop|asyncio|uvloop] [--uses-loop] [MODULE[:CLASS[.test]]...]
 
 They are those that the distribution installs (Debian: libpython3.11-testsuite)
 and stay as they are: wherever they ask for a new event loop they get kLoop's.
@@ -11,8 +11,11 @@ running ends with it.
 
 exclusions.txt beside this file lists, with the reason, what is not expected to
 pass; one of those that passes all the same is a failure, so that the list stays
-true, but for those whose reason begins with "at times: ". A test that CPython skips by itself is counted as a comment only: it says
-nothing about the loop. --loop asyncio runs the same on asyncio, to compare.
+true, but for those whose reason begins with "at times: ". A test that CPython
+skips by itself is counted as a comment only: it says nothing about the loop.
+
+--loop asyncio and --loop uvloop run the same on those, to compare. --uses-loop
+leaves out of the counts what made no loop: tests of locks with mocks, and such.
 """
 import argparse
 import asyncio
@@ -52,17 +55,33 @@ def read_exclusions():
     return found
 
 
-def install_kloop():
-    """Whoever asks asyncio for a new loop gets kLoop's, however it asks."""
-    import kloop
+class Used:
+    """Was a loop made since the test began?"""
+
+    yes = False
+
+
+def install(kind):
+    """Whoever asks asyncio for a new loop gets one of this kind, however it asks."""
+    if kind == "asyncio":
+        made = asyncio.selector_events.BaseSelectorEventLoop.__init__
+
+        def init(*args):
+            Used.yes = True
+            made(*args)
+
+        asyncio.selector_events.BaseSelectorEventLoop.__init__ = init
+        return
+    loop_class = importlib.import_module(kind).Loop
 
     class IsLoop(type):
         def __instancecheck__(cls, instance):
-            return isinstance(instance, kloop.Loop)
+            return isinstance(instance, loop_class)
 
     class new_loop(metaclass=IsLoop):
         def __new__(cls, *ignored):
-            return kloop.Loop()
+            Used.yes = True
+            return loop_class()
 
     asyncio.SelectorEventLoop = asyncio.unix_events.SelectorEventLoop = new_loop
     if hasattr(asyncio, "EventLoop"):
@@ -77,12 +96,13 @@ class Result(unittest.TextTestResult):
     """Writes one line of JSON for each test."""
 
     def note(self, test, outcome, text=""):
-        print("\nRESULT " + json.dumps([test.id().replace("test.test_asyncio.", "", 1), outcome, text]),
-              flush=True)
+        print("\nRESULT " + json.dumps([test.id().replace("test.test_asyncio.", "", 1), outcome, text,
+                                        Used.yes]), flush=True)
 
     def startTest(self, test):
         super().startTest(test)
         self.parts = []
+        Used.yes = False
         print("\nSTART " + test.id(), flush=True)
 
     def addSuccess(self, test):
@@ -116,8 +136,7 @@ class Result(unittest.TextTestResult):
 def run_here(loop, name):
     """The child: run one module or part of it."""
     faulthandler.dump_traceback_later(SECONDS - 10, exit=True)
-    if loop == "kloop":
-        install_kloop()
+    install(loop)
     from test import support
 
     support.use_resources = ["network", "cpu", "subprocess"]
@@ -129,7 +148,7 @@ def run_here(loop, name):
 
 
 def run_module(loop, name):
-    """[(test, outcome, text)]; what does not end by itself is a failure of the last test."""
+    """[(test, outcome, text, used a loop)]; what does not end by itself is a failure of the last test."""
     command = [sys.executable, __file__, "--child", "--loop", loop, name]
     # The module's own children, too, are gone afterwards.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -148,14 +167,14 @@ def run_module(loop, name):
         elif line.startswith("START "):
             running = line[6:].replace("test.test_asyncio.", "", 1)
     if process.returncode != 0 or not results:
-        results.append((running or name, "failed", errors[-3000:] or "it ended early"))
+        results.append((running or name, "failed", errors[-3000:] or "it ended early", True))
     return results
 
 
 def report(results, exclusions):
     """Print TAP. Returns the number of failures."""
     count = failures = skipped = 0
-    for test, outcome, text in results:
+    for test, outcome, text, _used in results:
         if outcome == "skipped":
             skipped += 1
             continue
@@ -180,7 +199,8 @@ def report(results, exclusions):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--loop", choices=("kloop", "asyncio"), default="kloop")
+    parser.add_argument("--loop", choices=("kloop", "asyncio", "uvloop"), default="kloop")
+    parser.add_argument("--uses-loop", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
@@ -195,7 +215,8 @@ def main():
                               if importlib.util.find_spec("test.test_asyncio." + name)]
     results = []
     for name in names:
-        found = run_module(options.loop, name)
+        found = [result for result in run_module(options.loop, name)
+                 if result[3] or not options.uses_loop]
         print(f"# {name}: {sum(1 for r in found if r[1] == 'ok')} passed, "
               f"{sum(1 for r in found if r[1] == 'failed')} failed, "
               f"{sum(1 for r in found if r[1] == 'skipped')} skipped", flush=True)
