@@ -7,7 +7,8 @@
 They are those that the distribution installs (Debian: libpython3.11-testsuite)
 and stay as they are: wherever they ask for a new event loop they get kLoop's.
 Each module runs in a process of its own, bounded in time; what it leaves
-running ends with it.
+running ends with it. A test that ends the process, or never ends, is a failure,
+and another process goes on with the next.
 
 exclusions.txt beside this file lists, with the reason, what is not expected to
 pass; one of those that passes all the same is a failure, so that the list stays
@@ -38,7 +39,7 @@ MODULES = (
     "test_subprocess", "test_taskgroups", "test_tasks", "test_threads", "test_timeouts",
     "test_unix_events", "test_waitfor",
 )
-SECONDS = 300  # for a module
+SECONDS = 120  # for a test
 
 
 def read_exclusions():
@@ -103,6 +104,7 @@ class Result(unittest.TextTestResult):
         super().startTest(test)
         self.parts = []
         Used.yes = False
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
         print("\nSTART " + test.id(), flush=True)
 
     def addSuccess(self, test):
@@ -133,9 +135,16 @@ class Result(unittest.TextTestResult):
         self.note(test, "skipped", "an expected failure")
 
 
-def run_here(loop, name):
-    """The child: run one module or part of it."""
-    faulthandler.dump_traceback_later(SECONDS - 10, exit=True)
+def flatten(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from flatten(test)
+        else:
+            yield test
+
+
+def run_here(loop, name, after):
+    """The child: run one module or part of it, all or what comes after a test."""
     install(loop)
     from test import support
 
@@ -144,31 +153,46 @@ def run_here(loop, name):
     module = importlib.import_module("test.test_asyncio." + module)
     loader = unittest.defaultTestLoader
     suite = loader.loadTestsFromName(part, module) if part else loader.loadTestsFromModule(module)
+    if after:
+        tests = list(flatten(suite))
+        ids = [test.id() for test in tests]
+        suite = unittest.TestSuite(tests[ids.index(after) + 1:])
     unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
 
 
 def run_module(loop, name):
-    """[(test, outcome, text, used a loop)]; what does not end by itself is a failure of the last test."""
-    command = [sys.executable, __file__, "--child", "--loop", loop, name]
+    """[(test, outcome, text, used a loop)]"""
+    results, after = run_child(loop, name, "")
+    while after:
+        more, after = run_child(loop, name, after)
+        results += more
+    return results
+
+
+def run_child(loop, name, after):
+    """The same, and the test that ended the process, if one did."""
+    command = [sys.executable, __file__, "--child", "--loop", loop, "--after", after, name]
     # The module's own children, too, are gone afterwards.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                errors="backslashreplace", start_new_session=True)
     try:
-        output, errors = process.communicate(timeout=SECONDS)
+        output, errors = process.communicate(timeout=15 * SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         output, errors = process.communicate()
-        errors += f"\nnot done after {SECONDS} s"
-    results, running = [], None
+        errors += f"\nnot done after {15 * SECONDS} s"
+    results, running = [], ""
     for line in output.splitlines():
         if line.startswith("RESULT "):
             results.append(tuple(json.loads(line[7:])))
-            running = None
+            running = ""
         elif line.startswith("START "):
-            running = line[6:].replace("test.test_asyncio.", "", 1)
-    if process.returncode != 0 or not results:
-        results.append((running or name, "failed", errors[-3000:] or "it ended early", True))
-    return results
+            running = line[6:]
+    if process.returncode != 0 or not (results or after):
+        results.append((running.replace("test.test_asyncio.", "", 1) or name, "failed",
+                        errors[-3000:] or "it ended early", True))
+        return results, running
+    return results, ""
 
 
 def report(results, exclusions):
@@ -202,10 +226,11 @@ def main():
     parser.add_argument("--loop", choices=("kloop", "asyncio", "uvloop"), default="kloop")
     parser.add_argument("--uses-loop", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--after", default="", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     if options.child:
-        run_here(options.loop, options.names[0])
+        run_here(options.loop, options.names[0], options.after)
         return 0
     if importlib.util.find_spec("test.test_asyncio") is None:
         print("1..1\nnot ok 1 - CPython's tests are installed"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import base_events
+from asyncio import base_events, unix_events
 from asyncio.log import logger
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,10 @@ from . import _kloop
 from ._asyncio_parts import SelectorParts
 from ._resolver import ResolverParts
 from ._tls import TlsParts
+
+# What asyncio's sendfile() does to the file's position if nothing was sent: newer ones set it.
+_SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
+    unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
@@ -149,6 +154,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                 f"sendfile syscall is not available for transport {transp!r}")
         self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
         fileno = _regular_file(file)
+        if _SENDFILE_ALWAYS_SEEKS:
+            os.lseek(fileno, offset, os.SEEK_SET)  # where it stays if nothing is sent
         resume_reading = transp.is_reading()
         transp.pause_reading()
         try:
