@@ -96,7 +96,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                 signal.set_wakeup_fd(-1)
 
     def _claim_signals(self) -> bool:
-        """Have signals end the wait, whenever they come; only the main thread can.
+        """Have signals end the wait, whenever they come; only the main interpreter's main thread can.
 
         Without it a signal between the last look and the wait would be handled
         only when something else happens. A descriptor that somebody else set
@@ -105,7 +105,10 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         if threading.current_thread() is not threading.main_thread() or self._csock is None:
             return False
         mine = self._csock.fileno()
-        former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        try:
+            former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        except ValueError:  # another interpreter's main thread
+            return False
         if former == mine or former == -1:
             return former == -1
         signal.set_wakeup_fd(former)
