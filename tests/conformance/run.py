@@ -12,7 +12,8 @@ and another process goes on with the next.
 
 exclusions.txt beside this file lists, with the reason, what is not expected to
 pass; one of those that passes all the same is a failure, so that the list stays
-true, but for those whose reason begins with "at times: ". A test that CPython
+true, but for those whose reason begins with "at times: ", or with "never ends: ",
+which are not run. A test that CPython
 skips by itself is counted as a comment only: it says nothing about the loop.
 
 --loop asyncio and --loop uvloop run the same on those, to compare. --uses-loop
@@ -93,12 +94,15 @@ def install(kind):
     policy._loop_factory = staticmethod(new_loop)
 
 
+def short(test_id):
+    return test_id.replace("test.test_asyncio.", "", 1)
+
+
 class Result(unittest.TextTestResult):
     """Writes one line of JSON for each test."""
 
     def note(self, test, outcome, text=""):
-        print("\nRESULT " + json.dumps([test.id().replace("test.test_asyncio.", "", 1), outcome, text,
-                                        Used.yes]), flush=True)
+        print("\nRESULT " + json.dumps([short(test.id()), outcome, text, Used.yes]), flush=True)
 
     def startTest(self, test):
         super().startTest(test)
@@ -153,10 +157,15 @@ def run_here(loop, name, after):
     module = importlib.import_module("test.test_asyncio." + module)
     loader = unittest.defaultTestLoader
     suite = loader.loadTestsFromName(part, module) if part else loader.loadTestsFromModule(module)
+    tests = list(flatten(suite))
     if after:
-        tests = list(flatten(suite))
-        ids = [test.id() for test in tests]
-        suite = unittest.TestSuite(tests[ids.index(after) + 1:])
+        tests = tests[[test.id() for test in tests].index(after) + 1:]
+    if loop == "kloop":
+        endless = [pattern for pattern, reason in read_exclusions()
+                   if reason.startswith("never ends: ")]
+        tests = [test for test in tests
+                 if not any(fnmatch.fnmatchcase(short(test.id()), pattern) for pattern in endless)]
+    suite = unittest.TestSuite(tests)
     unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
 
 
@@ -189,7 +198,7 @@ def run_child(loop, name, after):
         elif line.startswith("START "):
             running = line[6:]
     if process.returncode != 0 or not (results or after):
-        results.append((running.replace("test.test_asyncio.", "", 1) or name, "failed",
+        results.append((short(running) or name, "failed",
                         errors[-3000:] or "it ended early", True))
         return results, running
     return results, ""
