@@ -271,8 +271,14 @@ def test_failure_leaves_no_cycle(kernel_loop, certificates):
     """The transport and the protocol of what failed go without the collector's help."""
     references = []
 
+    class Client(asyncio.Protocol):
+        data = b""
+
+        def data_received(self, data):
+            self.data += data
+
     async def fail():
-        transport, protocol = await kernel_loop.create_connection(Recorder, *address)
+        transport, protocol = await kernel_loop.create_connection(Client, *address)
         references.extend([weakref.ref(transport), weakref.ref(protocol)])
         transport.write(b"STARTTLS")
         await until(lambda: protocol.data == b"GO")
