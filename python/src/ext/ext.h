@@ -58,6 +58,9 @@ struct kl_state {
 	PyObject *socket_type;              /* socket.socket */
 	PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
 	PyObject *get_running_loop;
+	PyObject *asyncio_handle;           /* asyncio.Handle, and asyncio.TimerHandle */
+	PyObject *asyncio_timer_handle;
+	PyObject *asyncio_threadsafe_handle; /* NULL before Python 3.14 */
 	PyObject *handle_repr_info;         /* asyncio.Handle._repr_info, the function */
 	PyObject *format_callback;          /* asyncio.format_helpers._format_callback_source */
 	bool format_callback_debug;         /* it takes debug= (Python 3.13.1 and newer) */

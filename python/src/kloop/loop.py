@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import base_events
+from asyncio import base_events, unix_events
 from asyncio.log import logger
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,10 @@ from . import _kloop
 from ._asyncio_parts import SelectorParts
 from ._resolver import ResolverParts
 from ._tls import TlsParts
+
+# What asyncio's sendfile() does to the file's position if nothing was sent: newer ones set it.
+_SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
+    unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
@@ -91,7 +96,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                 signal.set_wakeup_fd(-1)
 
     def _claim_signals(self) -> bool:
-        """Have signals end the wait, whenever they come; only the main thread can.
+        """Have signals end the wait, whenever they come; only the main interpreter's main thread can.
 
         Without it a signal between the last look and the wait would be handled
         only when something else happens. A descriptor that somebody else set
@@ -100,7 +105,10 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         if threading.current_thread() is not threading.main_thread() or self._csock is None:
             return False
         mine = self._csock.fileno()
-        former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        try:
+            former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        except ValueError:  # another interpreter's main thread
+            return False
         if former == mine or former == -1:
             return former == -1
         signal.set_wakeup_fd(former)
@@ -149,6 +157,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                 f"sendfile syscall is not available for transport {transp!r}")
         self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
         fileno = _regular_file(file)
+        if _SENDFILE_ALWAYS_SEEKS:
+            os.lseek(fileno, offset, os.SEEK_SET)  # where it stays if nothing is sent
         resume_reading = transp.is_reading()
         transp.pause_reading()
         try:
