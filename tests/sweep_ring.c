@@ -238,9 +238,8 @@ END_TEST
 int main(void)
 {
 	Suite *suite = suite_create("sweep_ring");
-	TCase *tcase = kt_case(suite, "sweep", 600);
 
-	tcase_add_loop_test(tcase, sweep_ring, 0, KT_SWEEP_MODES);
-	tcase_add_test(tcase, sweep_info);
+	tcase_add_loop_test(kt_case(suite, "ring", 1200), sweep_ring, 0, KT_SWEEP_MODES);
+	tcase_add_test(kt_case(suite, "info", 1200), sweep_info);
 	return kt_main(suite);
 }

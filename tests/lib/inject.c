@@ -109,6 +109,10 @@ int kt_inject_look(const struct kt_inject_site *site)
 
 /* ---- operations ------------------------------------------------------- */
 
+int __real_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
+				      struct io_uring_params *params);
+int __real_io_uring_submit(struct io_uring *ring);
+
 /* A vector and a message of one byte, of the one that is made short; the kernel reads it later. */
 static struct iovec short_vector;
 static struct msghdr short_message;
@@ -137,13 +141,12 @@ static bool shorten(struct io_uring_sqe *sqe)
 {
 	switch (sqe->opcode) {
 	case IORING_OP_RECV:
-	case IORING_OP_RECVMSG:
 		if (sqe->ioprio & IORING_RECV_MULTISHOT) {
 			/* As if the completion queue were full: the kernel ends it with a result. */
 			sqe->ioprio &= (__u16)~IORING_RECV_MULTISHOT;
 			return true;
 		}
-		if (sqe->opcode == IORING_OP_RECVMSG || sqe->len < 2)
+		if (sqe->len < 2)
 			return false;
 		sqe->len = 1;
 		return true;
@@ -193,6 +196,24 @@ static void replace(struct io_uring_sqe *sqe, int result)
 	patched = user_data;
 }
 
+bool kt_inject_knows_results(void)
+{
+	struct io_uring_sqe *sqe;
+	struct io_uring_cqe *cqe;
+	struct io_uring ring;
+	bool known = false;
+
+	if (__real_io_uring_queue_init_params(1, &ring, &(struct io_uring_params){ 0 }) < 0)
+		return false;
+	sqe = io_uring_get_sqe(&ring);
+	replace(sqe, -EIO);
+	patched = 0;
+	if (__real_io_uring_submit(&ring) == 1 && io_uring_wait_cqe(&ring, &cqe) == 0)
+		known = cqe->res == -EIO;
+	io_uring_queue_exit(&ring);
+	return known;
+}
+
 /* The entries that the next call hands over. */
 static void look_at_entries(struct io_uring *ring)
 {
@@ -225,6 +246,9 @@ static void patch(struct io_uring *ring)
 	unsigned tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE);
 	unsigned i;
 
+	/* A polling thread completes at a time of its own. */
+	if (ring->flags & IORING_SETUP_SQPOLL)
+		patched = 0;
 	if (patched == 0)
 		return;
 	for (i = *cq->khead; i != tail; i++) {
@@ -241,7 +265,6 @@ static void patch(struct io_uring *ring)
 static const struct kt_inject_site enter_site = { "io_uring_enter",
 						  { EINTR, EAGAIN, EBUSY, ENOMEM } };
 
-int __real_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring)
 {

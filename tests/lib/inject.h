@@ -47,6 +47,13 @@ struct kt_inject_counts kt_inject_get_counts(void);
 size_t kt_inject_variants(size_t call);
 const char *kt_inject_name(size_t call);
 
+/*
+ * Does the kernel (6.11) let an operation end with any result? On older ones
+ * the results are put in when a submission returns, which does not work with
+ * SQPOLL.
+ */
+bool kt_inject_knows_results(void);
+
 /* What the test does by itself is not counted; calls nest. */
 void kt_inject_pause(void);
 void kt_inject_resume(void);

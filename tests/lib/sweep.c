@@ -243,6 +243,10 @@ void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode)
 	struct kt_inject_counts counts;
 	size_t allocations;
 
+	if (mode == KT_SWEEP_POLLED && !kt_inject_knows_results()) {
+		printf("left out before Linux 6.11: %s, mode %d\n", name, mode);
+		return;
+	}
 	memset(&now, 0, sizeof(now));
 	now.scenario = scenario;
 	now.mode = mode;
