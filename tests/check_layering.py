@@ -159,7 +159,7 @@ def check_extension():
             if own and not (path.parent / what).is_file():
                 problems.append(f"{name(path)}:{number} includes {what}, which does not exist")
             public = angle and re.match(r"kloop(/\w+)?\.h$", what)
-            python = angle and what in ("Python.h", "structmember.h", "frameobject.h")
+            python = angle and what in ("Python.h", "structmember.h", "frameobject.h", "pythread.h")
             if not (own or public or python or (angle and LIBC.match(what))):
                 problems.append(f"{name(path)}:{number} includes {what}")
     report("python/src/ext uses Python.h, installed headers, its own and libc", problems)
