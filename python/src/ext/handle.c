@@ -142,18 +142,15 @@ int kl_handle_clear(PyObject *op)
 	return 0;
 }
 
-/* The module's state, for the free lists; NULL at the interpreter's end, when it may be gone. */
+/*
+ * The module's state, for the free lists; NULL once the collector has cleared the handle. At the
+ * interpreter's end its type may have been cleared, too, and cannot be asked.
+ */
 struct kl_state *kl_handle_state(PyObject *op)
 {
 	LoopObject *loop = ((struct kl_handle *)op)->loop;
-	struct kl_state *state;
 
-	if (loop != NULL)
-		return loop->state;
-	state = kl_state_of_type(Py_TYPE(op));
-	if (state == NULL)
-		PyErr_Clear();
-	return state;
+	return loop != NULL ? loop->state : NULL;
 }
 
 static void handle_dealloc(PyObject *op)

@@ -70,7 +70,7 @@ PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_obje
 PyObject *kl_handle_context(PyObject *context); /* a new reference: it, or a copy of the current */
 int kl_handle_fill(struct kl_handle *handle, LoopObject *self, PyObject *callback,
 		   PyObject *const *args, Py_ssize_t nargs, PyObject *context); /* steals context */
-/* The module's state, for the free lists; NULL at the interpreter's end, when it may be gone. */
+/* The module's state, for the free lists; NULL once the collector has cleared the handle. */
 struct kl_state *kl_handle_state(PyObject *handle);
 int kl_handle_traverse(PyObject *handle, visitproc visit, void *arg);
 int kl_handle_clear(PyObject *handle);

@@ -70,6 +70,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             receive_buffer_bytes=receive_buffer_bytes, without=_without, ktls=ktls)
         super().__init__()
         self._signal_handlers = {}
+        self._signals_claimed = False  # for the run, not for a handler
         self._unix_server_sockets = {}
         self._transports = weakref.WeakValueDictionary()
         try:
@@ -88,11 +89,11 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         # First of all: Python 3.13.0 cleans up after a run that it refuses.
         self._check_closed()
         self._check_running()
-        claimed = self._claim_signals()
+        self._signals_claimed = self._claim_signals()
         try:
             super().run_forever()
         finally:
-            if claimed and not self._signal_handlers:
+            if self._signals_claimed and not self._signal_handlers:
                 signal.set_wakeup_fd(-1)
 
     def _claim_signals(self) -> bool:
@@ -118,7 +119,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         """Remove the handler of a signal; False if there was none."""
         removed = super().remove_signal_handler(sig)
         if removed and not self._signal_handlers and self.is_running():
-            self._claim_signals()
+            self._signals_claimed = self._claim_signals()
         return removed
 
     def close(self) -> None:
