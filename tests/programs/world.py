@@ -134,10 +134,11 @@ class World:
         return ssl.create_default_context(cafile=self.ca)
 
     @contextlib.asynccontextmanager
-    async def command(self, arguments, listener=None, number=signal.SIGTERM, status=0):
+    async def command(self, arguments, listener=None, number=signal.SIGTERM, status=0,
+                      quiet=True):
         """A server of its own process, which inherits the listener; at the end it is asked to stop.
 
-        Yields the process, with .log; its status must be this one.
+        Yields the process, with .log; its status must be this one. quiet: no traceback either.
         """
         log = self.path("log")
         with open(log, "wb") as output:
@@ -157,16 +158,9 @@ class World:
         await until(lambda: process.poll() is not None, "the server ends")
         text = log.read_text(errors="replace")
         assert process.returncode == status, f"status {process.returncode}:\n{text}"
-        assert "Traceback" not in text, text
+        assert not quiet or "Traceback" not in text, text
 
 
 def listen():
     """A listener on a port that the kernel chose; who connects before the server runs, waits."""
     return socket.create_server(("127.0.0.1", 0), backlog=512)
-
-
-def unprivileged(user):
-    """What to put before a command so that it runs as this user, where we are root."""
-    if os.getuid() != 0:
-        return []
-    return ["runuser", "-u", user, "--"]
