@@ -82,17 +82,22 @@ async def accept_sock(listener: socket.socket) -> None:
         task.add_done_callback(tasks.discard)
 
 
+def set_congestion(sock: socket.socket, wanted: str) -> None:
+    """Pin the congestion control; cubic or reno where the wanted one is not allowed."""
+    for name in (wanted, "cubic", "reno"):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            break
+        except OSError:
+            continue
+
+
 def listen(port: int, congestion: str, reuse_port: bool) -> tuple[socket.socket, str]:
     """A listening socket on the loopback address; accepted ones inherit the control."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
-    for name in (congestion, "cubic", "reno"):
-        try:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
-            break
-        except OSError:
-            continue
+    set_congestion(listener, congestion)
     listener.bind(("127.0.0.1", port))
     listener.listen(socket.SOMAXCONN)
     listener.setblocking(False)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,10 @@ SECONDS = 600
 
 class ExtraError(Exception):
     """A part could not be measured; the text says why."""
+
+
+class LeftOut(Exception):
+    """A part cannot be measured here, and that is no failure."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,16 @@ def _command(extra: Extra, settings: Settings, build: Path | None) -> list[str]:
     if extra.name == "files":
         return [settings.python, str(HERE / "files_async.py")]
     if build is None or not is_build_tree(build):
-        raise ExtraError("names need a build tree")
+        raise LeftOut("names need a build tree")
+    for tool in ("unshare", "ip", "mount"):
+        if shutil.which(tool) is None:
+            raise LeftOut(f"names need {tool}")
     return [sys.executable, str(HERE / "dns.py"), "--build", str(build), "--python",
             settings.python]
 
 
 def measure(extra: Extra, settings: Settings, build: Path | None, quick: bool) -> dict[str, Any]:
-    """Run it; what it kept, or {"error": why there is nothing}."""
+    """Run it; what it kept, or {"error": why it failed}, or {"left out": why}."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
         kept = Path(directory) / "kept.json"
@@ -66,6 +74,8 @@ def measure(extra: Extra, settings: Settings, build: Path | None, quick: bool) -
                 raise ExtraError("; ".join(done.stderr.strip().splitlines()[-2:])
                                  or f"status {done.returncode}")
             result: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        except LeftOut as reason:
+            result = {"left out": str(reason)}
         except (ExtraError, OSError, subprocess.TimeoutExpired) as error:
             result = {"error": str(error)}
             progress(f"    {extra.title} FAILED: {error}")
@@ -106,7 +116,7 @@ def tables(kept: dict[str, Any]) -> list[tuple[str, Table]]:
     made = []
     for extra in EXTRAS:
         result = kept.get(extra.name)
-        if result is not None and "error" not in result:
+        if result is not None and not {"error", "left out"} & result.keys():
             made.append((extra.title,
                          _names_table(result) if extra.name == "names" else _files_table(result)))
     return made

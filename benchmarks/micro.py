@@ -22,7 +22,7 @@ import threading
 import time
 import typing
 
-from echo_server import new_loop
+from echo_server import listen, new_loop, set_congestion
 
 Benchmark = collections.abc.Callable[[asyncio.AbstractEventLoop, int], None]
 
@@ -191,10 +191,14 @@ def ping_pong(loop: asyncio.AbstractEventLoop, count: int) -> None:
                 loop.stop()
 
     async def start() -> tuple[asyncio.AbstractServer, asyncio.Transport]:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener, _ = listen(0, "cubic", False)
         server = await loop.create_server(Peer, sock=listener)
-        host, port = listener.getsockname()
-        transport, _ = await loop.create_connection(Peer, host, port)
+        # What accepts inherits the congestion control; who connects is told.
+        here = socket.socket()
+        set_congestion(here, "cubic")
+        here.setblocking(False)
+        await loop.sock_connect(here, listener.getsockname())
+        transport, _ = await loop.create_connection(Peer, sock=here)
         transport.write(message)
         return server, transport
 
