@@ -39,6 +39,11 @@ const char *kt_sweep_fault(void)
 	return now.text;
 }
 
+bool kt_sweep_has_fault(void)
+{
+	return now.kind != KIND_NONE;
+}
+
 bool kt_sweep_happened(void)
 {
 	return kt_fault_hits() > 0 || kt_inject_happened();
@@ -94,6 +99,8 @@ struct kloop_loop *kt_sweep_loop(int mode)
 	return loop;
 }
 
+uint64_t kt_sweep_wait_ns = 20 * KT_MS;
+
 static void turn(struct kloop_loop *loop, uint64_t timeout_ns)
 {
 	int r = kloop_loop_turn(loop, timeout_ns);
@@ -108,7 +115,7 @@ void kt_sweep_until(struct kloop_loop *loop, bool (*done)(void *data), void *dat
 
 	while (!done(data)) {
 		ck_assert_msg(kloop_now() < end, "it does not come to an end after %s", now.text);
-		turn(loop, 20 * KT_MS);
+		turn(loop, kt_sweep_wait_ns);
 	}
 }
 
