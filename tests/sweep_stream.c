@@ -381,6 +381,13 @@ START_TEST(sweep_connection)
 }
 END_TEST
 
+/* Once a connect that was interrupted had failed. */
+START_TEST(all_interrupted)
+{
+	kt_sweep_result("stream, listener", connection, _i, -EINTR);
+}
+END_TEST
+
 START_TEST(sweep_cut_off)
 {
 	kt_sweep("stream, loop freed", cut_off, _i);
@@ -400,6 +407,7 @@ int main(void)
 	kt_fill(pattern, sizeof(pattern), 0);
 	signal(SIGPIPE, SIG_IGN);
 	tcase_add_loop_test(kt_case(suite, "connection", 1200), sweep_connection, 0, KT_SWEEP_MODES);
+	tcase_add_loop_test(kt_case(suite, "interrupted", 1200), all_interrupted, 0, KT_SWEEP_MODES);
 	tcase_add_loop_test(kt_case(suite, "cut_off", 1200), sweep_cut_off, 0, KT_SWEEP_MODES);
 	tcase_add_loop_test(kt_case(suite, "pipe", 1200), sweep_pipe, 0, KT_SWEEP_MODES);
 	return kt_main(suite);

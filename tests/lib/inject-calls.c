@@ -4,12 +4,11 @@
  * libc's and liburing's. Each has the errors that its manual page promises and
  * that a program has to live with. CUT: one byte is moved.
  */
-#include "inject.h"
+#include "inject-wrap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
@@ -21,44 +20,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CUT KT_INJECT_CUT
-
-/* A wrapper that fails with errno and this value, or calls the real function. */
-#define WRAP(type, failed, name, parameters, arguments, ...)                   \
-	type __real_##name parameters;                                         \
-	type __wrap_##name parameters;                                         \
-	type __wrap_##name parameters                                          \
-	{                                                                      \
-		static const struct kt_inject_site site = { #name, { __VA_ARGS__ } }; \
-		int error = kt_inject_look(&site);                             \
-                                                                               \
-		if (error == 0)                                                \
-			return __real_##name arguments;                        \
-		errno = error;                                                 \
-		return failed;                                                 \
-	}
-
-/* The same for functions that return the negative errno. */
-#define WRAP_RING(name, parameters, arguments, ...)                            \
-	WRAP(int, -error, name, parameters, arguments, __VA_ARGS__)
-
-/* The same for those that move bytes, whose number is a parameter of this name. */
-#define WRAP_BYTES(name, parameters, arguments, ...)                           \
-	ssize_t __real_##name parameters;                                      \
-	ssize_t __wrap_##name parameters;                                      \
-	ssize_t __wrap_##name parameters                                       \
-	{                                                                      \
-		static const struct kt_inject_site site = { #name, { __VA_ARGS__ } }; \
-		int error = kt_inject_look(&site);                             \
-                                                                               \
-		if (error == CUT && bytes > 1)                                 \
-			bytes = 1;                                             \
-		if (error <= 0)                                                \
-			return __real_##name arguments;                        \
-		errno = error;                                                 \
-		return -1;                                                     \
-	}
-
 /* ---- descriptors ------------------------------------------------------ */
 
 WRAP(int, -1, socket, (int family, int type, int protocol), (family, type, protocol), EMFILE, ENFILE,
@@ -68,23 +29,17 @@ WRAP(int, -1, bind, (int fd, const struct sockaddr *address, socklen_t length),
 WRAP(int, -1, listen, (int fd, int backlog), (fd, backlog), EADDRINUSE, EOPNOTSUPP)
 WRAP(int, -1, connect, (int fd, const struct sockaddr *address, socklen_t length),
      (fd, address, length), ECONNREFUSED, ENETUNREACH, EADDRNOTAVAIL, EAGAIN, EINTR)
-WRAP(int, -1, getsockopt, (int fd, int level, int option, void *value, socklen_t *length),
-     (fd, level, option, value, length), ENOTSOCK, ENOPROTOOPT, ENOMEM)
 WRAP(int, -1, getsockname, (int fd, struct sockaddr *address, socklen_t *length),
      (fd, address, length), ENOBUFS, ENOTSOCK)
 WRAP(int, -1, shutdown, (int fd, int how), (fd, how), ENOTCONN)
 WRAP(int, -1, pipe2, (int fds[2], int flags), (fds, flags), EMFILE, ENFILE)
 WRAP(int, -1, eventfd, (unsigned value, int flags), (value, flags), EMFILE, ENFILE, ENOMEM)
-WRAP(off_t, -1, lseek, (int fd, off_t offset, int whence), (fd, offset, whence), ESPIPE, EOVERFLOW)
-WRAP(int, -1, fstat, (int fd, struct stat *status), (fd, status), EIO, ENOMEM)
 WRAP(int, -1, stat, (const char *path, struct stat *status), (path, status), ENOENT, EACCES, ENOMEM)
 WRAP(int, -1, ftruncate, (int fd, off_t bytes), (fd, bytes), EINTR, EIO, EFBIG)
 WRAP(int, -1, mkdirat, (int dir, const char *path, mode_t mode), (dir, path, mode), ENOSPC, EACCES)
 WRAP(void *, MAP_FAILED, mmap,
      (void *address, size_t bytes, int protection, int flags, int fd, off_t offset),
      (address, bytes, protection, flags, fd, offset), ENOMEM, EAGAIN)
-WRAP(int, -1, poll, (struct pollfd *fds, nfds_t count, int timeout), (fds, count, timeout), EINTR,
-     ENOMEM)
 WRAP(int, -1, sigaction, (int number, const struct sigaction *action, struct sigaction *former),
      (number, action, former), EINVAL)
 WRAP(int, -1, waitid, (idtype_t type, id_t id, siginfo_t *info, int options),
@@ -106,27 +61,6 @@ int __wrap_close(int fd)
 		return ret;
 	errno = error;
 	return -1;
-}
-
-/* ---- with further arguments ------------------------------------------- */
-
-int __real_fcntl(int fd, int command, ...);
-int __wrap_fcntl(int fd, int command, ...);
-int __wrap_fcntl(int fd, int command, ...)
-{
-	static const struct kt_inject_site site = { "fcntl", { EBADF, EPERM } };
-	int error = kt_inject_look(&site);
-	va_list list;
-	long value;
-
-	if (error != 0) {
-		errno = error;
-		return -1;
-	}
-	va_start(list, command);
-	value = va_arg(list, long);
-	va_end(list);
-	return __real_fcntl(fd, command, value);
 }
 
 int __real_open(const char *path, int flags, ...);
@@ -170,8 +104,6 @@ long __wrap_syscall(long number, ...)
 
 /* ---- bytes ------------------------------------------------------------ */
 
-WRAP_BYTES(read, (int fd, void *buffer, size_t bytes), (fd, buffer, bytes), CUT, EAGAIN, EINTR,
-	   ECONNRESET, ENOMEM, EIO)
 WRAP_BYTES(sendto,
 	   (int fd, const void *data, size_t bytes, int flags, const struct sockaddr *address,
 	    socklen_t length),

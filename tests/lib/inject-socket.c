@@ -1,14 +1,44 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /*
- * The rest of inject-calls.c: calls that tests/lib/fakektls.h replaces as well,
- * for programs that do without it.
+ * The rest of inject-calls.c: calls that tests/lib/fakektls.h replaces or makes
+ * by itself, for programs that do without it.
  */
-#include "inject.h"
+#include "inject-wrap.h"
 
-#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#define CUT KT_INJECT_CUT
+WRAP(int, -1, getsockopt, (int fd, int level, int option, void *value, socklen_t *length),
+     (fd, level, option, value, length), ENOTSOCK, ENOPROTOOPT, ENOMEM)
+WRAP(int, -1, fstat, (int fd, struct stat *status), (fd, status), EIO, ENOMEM)
+WRAP(off_t, -1, lseek, (int fd, off_t offset, int whence), (fd, offset, whence), ESPIPE, EOVERFLOW)
+WRAP(int, -1, poll, (struct pollfd *fds, nfds_t count, int timeout), (fds, count, timeout), EINTR,
+     ENOMEM)
+WRAP_BYTES(read, (int fd, void *buffer, size_t bytes), (fd, buffer, bytes), CUT, EAGAIN, EINTR,
+	   ECONNRESET, ENOMEM, EIO)
+
+int __real_fcntl(int fd, int command, ...);
+int __wrap_fcntl(int fd, int command, ...);
+int __wrap_fcntl(int fd, int command, ...)
+{
+	static const struct kt_inject_site site = { "fcntl", { EBADF, EPERM } };
+	int error = kt_inject_look(&site);
+	va_list list;
+	long value;
+
+	if (error != 0) {
+		errno = error;
+		return -1;
+	}
+	va_start(list, command);
+	value = va_arg(list, long);
+	va_end(list);
+	return __real_fcntl(fd, command, value);
+}
 
 static const struct kt_inject_site recv_site = { "recv",
 						 { CUT, EAGAIN, EINTR, ECONNRESET, ENOMEM } };

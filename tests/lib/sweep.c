@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* Runs of one kind in the short form. */
-#define SHORT_RUNS 24
+#define SHORT_RUNS 12
 
 enum kind {
 	KIND_NONE,
@@ -37,6 +37,11 @@ static struct {
 const char *kt_sweep_fault(void)
 {
 	return now.text;
+}
+
+bool kt_sweep_has_fault(void)
+{
+	return now.kind != KIND_NONE;
 }
 
 bool kt_sweep_happened(void)
@@ -94,6 +99,8 @@ struct kloop_loop *kt_sweep_loop(int mode)
 	return loop;
 }
 
+uint64_t kt_sweep_wait_ns = 20 * KT_MS;
+
 static void turn(struct kloop_loop *loop, uint64_t timeout_ns)
 {
 	int r = kloop_loop_turn(loop, timeout_ns);
@@ -108,7 +115,7 @@ void kt_sweep_until(struct kloop_loop *loop, bool (*done)(void *data), void *dat
 
 	while (!done(data)) {
 		ck_assert_msg(kloop_now() < end, "it does not come to an end after %s", now.text);
-		turn(loop, 20 * KT_MS);
+		turn(loop, kt_sweep_wait_ns);
 	}
 }
 
@@ -238,14 +245,11 @@ static bool run_only(void)
 	return true;
 }
 
-void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode)
+static bool begin(const char *name, kt_scenario_fn *scenario, int mode)
 {
-	struct kt_inject_counts counts;
-	size_t allocations;
-
 	if (mode == KT_SWEEP_POLLED && !kt_inject_knows_results()) {
 		printf("left out before Linux 6.11: %s, mode %d\n", name, mode);
-		return;
+		return false;
 	}
 	memset(&now, 0, sizeof(now));
 	now.scenario = scenario;
@@ -253,6 +257,16 @@ void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode)
 	kt_fault_install();
 	/* The first run makes what a process makes once. */
 	run(KIND_NONE, 0, 0);
+	return true;
+}
+
+void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode)
+{
+	struct kt_inject_counts counts;
+	size_t allocations;
+
+	if (!begin(name, scenario, mode))
+		return;
 	allocations = kt_fault_calls();
 	run(KIND_NONE, 0, 0);
 	allocations = kt_fault_calls() - allocations;
@@ -266,5 +280,19 @@ void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode)
 		       name, mode, now.faults, allocations, counts.calls, counts.operations);
 		fflush(stdout);
 	}
+	kt_fault_remove();
+}
+
+void kt_sweep_result(const char *name, kt_scenario_fn *scenario, int mode, int result)
+{
+	size_t place = 1;
+
+	if (!begin(name, scenario, mode))
+		return;
+	while (run(KIND_OPERATION, place, result))
+		place++;
+	printf("# %s, mode %d: %zu operations ended with %s\n", name, mode, now.faults,
+	       kloop_error_name(result));
+	fflush(stdout);
 	kt_fault_remove();
 }

@@ -22,8 +22,14 @@ typedef void kt_scenario_fn(int mode);
 /* Run it with each fault. Prints how many there were. */
 void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode);
 
+/* Run it with each operation, one at a time, ending with this result. */
+void kt_sweep_result(const char *name, kt_scenario_fn *scenario, int mode, int result);
+
 /* What goes wrong in this run, as text; "nothing". */
 const char *kt_sweep_fault(void);
+
+/* Is there one at all? */
+bool kt_sweep_has_fault(void);
 
 /* Did it go wrong already? */
 bool kt_sweep_happened(void);
@@ -58,6 +64,9 @@ enum kt_sweep_mode {
 
 /* A loop, or NULL if the fault keeps it from being made. */
 struct kloop_loop *kt_sweep_loop(int mode);
+
+/* How long kt_sweep_until() waits in a turn; for scenarios with a peer that done() drives. */
+extern uint64_t kt_sweep_wait_ns;
 
 /*
  * Turn until done says so. It ends with the test if that takes too long, or if
