@@ -37,11 +37,6 @@ def file(tmp_path, message):
         yield opened
 
 
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
-
-
 @pytest.mark.parametrize("fallback", [True, False])
 def test_whole_file(loop, pair, file, message, fallback):
     """Between writes, in order; the position is behind what was sent."""
