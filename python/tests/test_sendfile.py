@@ -13,7 +13,7 @@ import pytest
 from conftest import is_kloop
 from tls_tools import run
 from transport_tools import (
-    PAIRS, Recorder, connected, in_thread, receive_all, receive_exactly, reset, turns, unix_pair,
+    Recorder, connected, in_thread, receive_all, receive_exactly, reset, turns, unix_pair,
     until, wait)
 
 import kloop
