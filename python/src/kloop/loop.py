@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -163,7 +164,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
 
     def _note_given(self, sock) -> None:
-        if isinstance(sock, socket.socket):
+        # It may be any object like a socket, as gunicorn's are; what is no socket fails later.
+        with contextlib.suppress(TypeError):
             self._given_sockets.add(sock)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
