@@ -38,6 +38,10 @@ LINE = re.compile(r"lookups (?P<lookups>\d+) failed (?P<failed>\d+) rate (?P<rat
                   r"max [\d.]+ ms rss (?P<rss_kib>\d+) KiB")
 
 
+HEADS = ["cell", "lookups/s", "µs CPU", "spread", "p50 ms", "p99 ms", "failed", "names",
+         "rate / asyncio", "rate / C"]
+
+
 class BenchmarkError(Exception):
     """Something could not be measured; the text says what."""
 
@@ -190,8 +194,7 @@ def rows_of(cell: Cell, samples: dict[str, list[dict]]) -> list[list[str]]:
 
 def inside(options: argparse.Namespace) -> int:
     environment = programs.python_environment(options.build, [])
-    table = Table(["cell", "lookups/s", "µs CPU", "spread", "p50 ms", "p99 ms", "failed", "names",
-                   "rate / asyncio", "rate / C"], [])
+    table = Table(HEADS, [])
     header = machine.describe(options.python, environment)
     samples = {}
     for loop in ("asyncio", "uvloop", "kloop"):

@@ -13,6 +13,7 @@ from transport_tools import (
     Recorder,
     caught_errors,
     connected,
+    run,
     thread,
     turns,
     until,
@@ -23,10 +24,6 @@ from transport_tools import (
 @pytest.fixture(params=sorted(PAIRS))
 def pair(request):
     return PAIRS[request.param]
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 65536, 1 << 20])

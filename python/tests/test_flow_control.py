@@ -12,6 +12,7 @@ from transport_tools import (
     connected,
     in_thread,
     receive_exactly,
+    run,
     turns,
     until,
     wait,
@@ -21,10 +22,6 @@ from transport_tools import (
 @pytest.fixture(params=sorted(PAIRS))
 def pair(request):
     return PAIRS[request.param]
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def flow(protocol):

@@ -3,6 +3,7 @@
 
 import asyncio
 import gc
+import inspect
 import io
 import os
 import socket
@@ -18,6 +19,9 @@ from transport_tools import (
 import kloop
 
 SIZE = 3_000_001
+# asyncio set the position only if something was sent, until some 3.14.
+ALWAYS_SEEKS = "total_sent" not in inspect.signature(
+    asyncio.unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,7 @@ def test_parts(loop, file, message, offset, count):
         reading = asyncio.create_task(in_thread(receive_all, peer))
         file.seek(7)
         assert await wait(loop.sendfile(transport, file, offset, count)) == len(expected)
-        assert file.tell() == (offset + len(expected) if expected else 7)
+        assert file.tell() == (offset + len(expected) if expected or ALWAYS_SEEKS else 7)
         transport.close()
         assert await reading == expected
         peer.close()
