@@ -8,7 +8,6 @@ import socket
 import pytest
 
 from transport_tools import (
-    PAIRS,
     BufferedRecorder,
     Recorder,
     caught_errors,
@@ -19,11 +18,6 @@ from transport_tools import (
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 65536, 1 << 20])

@@ -7,7 +7,6 @@ import os
 import pytest
 
 from transport_tools import (
-    PAIRS,
     Recorder,
     connected,
     in_thread,
@@ -17,11 +16,6 @@ from transport_tools import (
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 def flow(protocol):

@@ -10,7 +10,6 @@ import weakref
 import pytest
 
 from transport_tools import (
-    PAIRS,
     Recorder,
     caught_errors,
     connected,
@@ -23,11 +22,6 @@ from transport_tools import (
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 # ---- the end ------------------------------------------------------------

@@ -14,7 +14,6 @@ import weakref
 import pytest
 
 from transport_tools import (
-    PAIRS,
     Recorder,
     caught_errors,
     connected,
@@ -29,11 +28,6 @@ from transport_tools import (
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 # ---- set_protocol -------------------------------------------------------

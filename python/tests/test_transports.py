@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from transport_tools import (
-    PAIRS,
     Recorder,
     connected,
     in_thread,
@@ -22,11 +21,6 @@ from transport_tools import (
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 # ---- reading ------------------------------------------------------------
