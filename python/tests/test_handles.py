@@ -208,3 +208,28 @@ def test_handles_are_collected_in_cycles(loop):
     del thing, soon
     gc.collect()
     assert reference() is None and soon_reference() is None
+
+
+def test_collections_leave_what_is_scheduled(loop):
+    """The collector may not know handles that wait; it has to know those that were kept."""
+    class Thing:
+        pass
+
+    got = []
+    things = [Thing() for _ in range(300)]
+    references = [weakref.ref(thing) for thing in things]
+    kept = [loop.call_soon(got.append, thing) for thing in things][::3]
+    del things
+    for _ in range(3):
+        gc.collect()
+    assert None not in [reference() for reference in references]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert [reference() for reference in references] == got
+    assert all(gc.is_tracked(handle) for handle in kept)
+    got.clear()
+    assert [i for i, reference in enumerate(references) if reference() is not None] == \
+        list(range(0, 300, 3))
+    del kept
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 300
