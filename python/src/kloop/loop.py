@@ -29,6 +29,16 @@ _SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
     unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 
+def _signed_as(method):
+    """A decorator: the function takes what this method takes, in whichever Python it is."""
+
+    def sign(function):
+        function.__wrapped__ = method
+        return function
+
+    return sign
+
+
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
     """An asyncio event loop on io_uring.
 
@@ -141,6 +151,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
 
+    @_signed_as(asyncio.BaseEventLoop.create_server)
     async def create_server(
             self, protocol_factory: Callable[[], asyncio.BaseProtocol],
             host: str | Sequence[str] | None = None, port: int | None = None, *,
@@ -152,6 +163,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         self._note_given(sock)
         return await super().create_server(protocol_factory, host, port, sock=sock, **options)
 
+    @_signed_as(unix_events._UnixSelectorEventLoop.create_unix_server)
     async def create_unix_server(
             self, protocol_factory: Callable[[], asyncio.BaseProtocol],
             path: str | os.PathLike | None = None, *,
