@@ -12,7 +12,7 @@ import threading
 import pytest
 
 import kloop
-from resolver_tools import LIMIT
+from transport_tools import run
 
 STREAM, DGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
 
@@ -23,10 +23,6 @@ def outcome(function, *args, **kwargs):
         return function(*args, **kwargs)
     except Exception as error:
         return type(error), error.args
-
-
-def run(loop, awaitable):
-    return loop.run_until_complete(asyncio.wait_for(awaitable, LIMIT))
 
 
 def lookup(loop, *args, **kwargs):

@@ -14,12 +14,9 @@ import pytest
 
 import kloop
 from resolver_tools import LIMIT
+from transport_tools import run
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.222", 80))]
-
-
-def run(loop, awaitable):
-    return loop.run_until_complete(asyncio.wait_for(awaitable, LIMIT))
 
 
 def lookup(loop, *args, **kwargs):

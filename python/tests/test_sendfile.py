@@ -13,7 +13,7 @@ import pytest
 from conftest import is_kloop
 from tls_tools import run
 from transport_tools import (
-    PAIRS, Recorder, connected, in_thread, receive_all, receive_exactly, reset, turns, unix_pair,
+    Recorder, connected, in_thread, receive_all, receive_exactly, reset, turns, unix_pair,
     until, wait)
 
 import kloop
@@ -35,11 +35,6 @@ def file(tmp_path, message):
     path.write_bytes(message)
     with path.open("rb") as opened:
         yield opened
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
 
 
 @pytest.mark.parametrize("fallback", [True, False])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -15,7 +16,7 @@ import warnings
 import weakref
 from asyncio import base_events, unix_events
 from asyncio.log import logger
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import _kloop
@@ -26,6 +27,16 @@ from ._tls import TlsParts
 # What asyncio's sendfile() does to the file's position if nothing was sent: newer ones set it.
 _SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
     unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
+
+
+def _signed_as(method):
+    """A decorator: the function takes what this method takes, in whichever Python it is."""
+
+    def sign(function):
+        function.__wrapped__ = method
+        return function
+
+    return sign
 
 
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
@@ -72,6 +83,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         self._signal_handlers = {}
         self._signals_claimed = False  # for the run, not for a handler
         self._unix_server_sockets = {}
+        self._given_sockets = weakref.WeakSet()
         self._transports = weakref.WeakValueDictionary()
         try:
             self._open_resolver(dns)
@@ -138,6 +150,35 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             warnings.warn(f"Closing the loop {self!r} on interpreter shutdown stage, "
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
+
+    @_signed_as(asyncio.BaseEventLoop.create_server)
+    async def create_server(
+            self, protocol_factory: Callable[[], asyncio.BaseProtocol],
+            host: str | Sequence[str] | None = None, port: int | None = None, *,
+            sock: socket.socket | None = None, **options: Any) -> asyncio.Server:
+        """Create a server: as asyncio's, whose options these are.
+
+        A sock may be shared with other processes, which take turns at accepting.
+        """
+        self._note_given(sock)
+        return await super().create_server(protocol_factory, host, port, sock=sock, **options)
+
+    @_signed_as(unix_events._UnixSelectorEventLoop.create_unix_server)
+    async def create_unix_server(
+            self, protocol_factory: Callable[[], asyncio.BaseProtocol],
+            path: str | os.PathLike | None = None, *,
+            sock: socket.socket | None = None, **options: Any) -> asyncio.Server:
+        """Create a server on a Unix socket: as asyncio's, whose options these are.
+
+        A sock may be shared with other processes, which take turns at accepting.
+        """
+        self._note_given(sock)
+        return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
+
+    def _note_given(self, sock) -> None:
+        # It may be any object like a socket, as gunicorn's are; what is no socket fails later.
+        with contextlib.suppress(TypeError):
+            self._given_sockets.add(sock)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
