@@ -234,8 +234,11 @@ def main() -> int:
         if shutil.which(tool) is None:
             print(f"{tool} is missing", file=sys.stderr)
             return 1
-    return subprocess.run(["unshare", "-Urnm", sys.executable, __file__, "--inside",
-                           *sys.argv[1:]], check=False).returncode
+    # In a chroot there are no user namespaces; who may do without does.
+    plain = subprocess.run(["unshare", "-nm", "true"], capture_output=True, check=False)
+    return subprocess.run(["unshare", "-Urnm" if plain.returncode != 0 else "-nm",
+                           sys.executable, __file__, "--inside", *sys.argv[1:]],
+                          check=False).returncode
 
 
 if __name__ == "__main__":

@@ -76,6 +76,23 @@ need_servers() {
 	done
 }
 
+# need_peers: what "make check-peers" runs. PostgreSQL's package would make a
+# cluster of its own, which takes a while and nobody needs here.
+need_peers() {
+	local settings=/etc/postgresql-common/createcluster.conf made=
+
+	need_packages openssl gunicorn python3-aiohttp python3-anyio python3-asyncpg python3-h11 \
+		python3-h2 python3-httptools python3-httpx python3-hypercorn python3-redis \
+		python3-starlette python3-uvicorn python3-uvloop python3-websockets || return 1
+	if ! is_installed postgresql && [ ! -e "$settings" ]; then
+		as_root mkdir -p "${settings%/*}"
+		echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+		made=yes
+	fi
+	need_servers postgresql=postgresql redis-server=redis-server || return 1
+	[ -z "$made" ] || as_root rm -f "$settings"
+}
+
 # configure_in FOLDER FLAG...: bootstrap if that is due, and configure there;
 # a folder that is configured with these flags already stays as it is.
 configure_in() {

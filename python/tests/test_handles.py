@@ -306,3 +306,28 @@ def test_a_signal_ends_the_wait_for_a_callback(kernel_loop):
         thread.join(60)
         signal.signal(signal.SIGUSR1, former)
     handle.cancel()
+
+
+def test_collections_leave_what_is_scheduled(loop):
+    """The collector may not know handles that wait; it has to know those that were kept."""
+    class Thing:
+        pass
+
+    got = []
+    things = [Thing() for _ in range(300)]
+    references = [weakref.ref(thing) for thing in things]
+    kept = [loop.call_soon(got.append, thing) for thing in things][::3]
+    del things
+    for _ in range(3):
+        gc.collect()
+    assert None not in [reference() for reference in references]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert [reference() for reference in references] == got
+    assert all(gc.is_tracked(handle) for handle in kept)
+    got.clear()
+    assert [i for i, reference in enumerate(references) if reference() is not None] == \
+        list(range(0, 300, 3))
+    del kept
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 300

@@ -53,7 +53,11 @@ def test_method(name):
     if name in BARE:
         assert parameters(theirs) == []
     else:
-        assert parameters(ours) == parameters(theirs)
+        expected, found = parameters(theirs), parameters(ours)
+        assert found[:len(expected)] == expected
+        # Python 3.10 lacks one of start_tls().
+        assert all(kind == inspect.Parameter.KEYWORD_ONLY and default is None
+                   for _, kind, default in found[len(expected):])
 
 
 # ---- servers and connections --------------------------------------------------
@@ -447,9 +451,10 @@ def test_subprocess_arguments(loop, tmp_path):
         for end in ends:
             os.close(end)
         if os.getuid() == 0:
-            assert await output("import os; print(os.getuid(), os.getgid(), os.getgroups())",
-                                user=65534, group=65534, extra_groups=[65534],
-                                cwd="/") == "65534 65534 [65534]"
+            process = await asyncio.create_subprocess_shell(
+                "id -u; id -g; id -G", stdout=asyncio.subprocess.PIPE, user=65534, group=65534,
+                extra_groups=[65534], cwd="/")
+            assert (await process.communicate())[0].split() == [b"65534"] * 3
 
     run(loop, case())
 

@@ -91,8 +91,8 @@ def test_a_thousand_loops(tmp_path):
     for name in "descriptors", "threads", "loops":
         assert len({state[name] for state in states}) == 1, states
     assert states[-1]["loops"] == 0 and states[-1]["threads"] == 1
-    # What a loop would leave, 1 KiB or more, would be there 800 times.
-    assert states[-1]["kib"] - states[0]["kib"] < 800, states
+    # What a loop would leave, 1 KiB or more, would be there 600 times.
+    assert states[-1]["kib"] - states[1]["kib"] < 600, states
 
 
 async def exchange():
@@ -187,6 +187,8 @@ else:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_other_interpreters(when, tmp_path):
     """In them it works, or cannot be imported: from Python 3.12 on extensions have a say in it."""
+    if sys.version_info[:2] == (3, 12):
+        return  # CPython 3.12 itself crashes at its end, once another interpreter imported ssl
     source = inspect.getsource(exchange)
     if sys.version_info < (3, 12):  # there other interpreters may not have daemon threads
         source = source.replace("await loop.run_in_executor(None, abs, -1)", "1")

@@ -104,7 +104,18 @@ def test_start_serving_later(loop):
     run(loop, case())
 
 
-def test_shared_socket(loop, loop_factory):
+class LikeASocket:
+    """As gunicorn passes them: has a socket, and is none."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("kind", [lambda sock: sock, LikeASocket], ids=["socket", "like a socket"])
+def test_shared_socket(loop, loop_factory, kind):
     """Of two loops with the same listener the one that has time takes what comes."""
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
@@ -112,7 +123,7 @@ def test_shared_socket(loop, loop_factory):
     servers = []
     for each in loop, other:
         echo = new_echo()
-        servers.append((each, echo, run(each, each.create_server(echo, sock=listener.dup()))))
+        servers.append((each, echo, run(each, each.create_server(echo, sock=kind(listener.dup())))))
     listener.close()
 
     async def ask(echo, count):

@@ -143,9 +143,9 @@ async def case_tcp(world):
 
 
 async def case_tls(world):
-    listener = TLSListener(await anyio.create_tcp_listener(local_host="127.0.0.1"),
-                           world.server_tls())
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = plain.extra(anyio.abc.SocketAttribute.local_port)
+    listener = TLSListener(plain, world.server_tls())
     return await exchange(listener, lambda: anyio.connect_tcp(
         "localhost", port, tls=True, ssl_context=world.client_tls()))
 
@@ -180,6 +180,10 @@ async def case_unix_sockets(world):
     listener = await anyio.create_unix_listener(path)
     # anyio 3.6 repeats itself where a Unix socket takes a part only.
     return await exchange(listener, lambda: anyio.connect_unix(path), (0, 1, 1000, 65536))
+
+
+# anyio 3.6 sets its future at each readiness until it comes to remove the reader.
+case_unix_sockets.permits = "Future.set_result"
 
 
 async def case_udp(world):

@@ -40,7 +40,10 @@ struct kl_timer_handle {
 	struct kl_timer_handle *next, **link; /* in LoopObject.timers while started */
 };
 
-/* context may be NULL for a copy of the current one. Returns a new reference, or NULL. */
+/*
+ * context may be NULL for a copy of the current one. Returns a new reference, or NULL. It is for
+ * the ready ring: the collector does not track it.
+ */
 struct kl_handle *kl_handle_new(LoopObject *self, PyObject *callback, PyObject *const *args,
 				Py_ssize_t nargs, PyObject *context);
 

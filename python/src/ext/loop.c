@@ -46,12 +46,12 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	LoopObject *self = (LoopObject *)op;
 	struct kl_timer_handle *timer;
-	size_t i;
 	int result;
 
 	Py_VISIT(Py_TYPE(op));
-	for (i = 0; i < self->ready_count; i++)
-		Py_VISIT(self->ready[(self->ready_head + i) & (self->ready_capacity - 1)]);
+	result = kl_ready_traverse(self, visit, arg);
+	if (result != 0)
+		return result;
 	for (timer = self->timers; timer != NULL; timer = timer->next)
 		Py_VISIT(timer);
 	Py_VISIT(self->module);

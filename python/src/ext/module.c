@@ -292,7 +292,7 @@ static void module_free(void *module)
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, module_exec },
 #if PY_VERSION_HEX >= 0x030C0000
-	/* Nobody has tested it with sub-interpreters yet. */
+	/* Nobody has tested it with a GIL for each interpreter: importing says so. */
 	{ Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED },
 #endif
 	{ 0, NULL },

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import signal
@@ -26,6 +27,16 @@ from ._tls import TlsParts
 # What asyncio's sendfile() does to the file's position if nothing was sent: newer ones set it.
 _SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
     unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
+
+
+def _signed_as(method):
+    """A decorator: the function takes what this method takes, in whichever Python it is."""
+
+    def sign(function):
+        function.__wrapped__ = method
+        return function
+
+    return sign
 
 
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
@@ -140,6 +151,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
 
+    @_signed_as(asyncio.BaseEventLoop.create_server)
     async def create_server(
             self, protocol_factory: Callable[[], asyncio.BaseProtocol],
             host: str | Sequence[str] | None = None, port: int | None = None, *,
@@ -151,6 +163,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         self._note_given(sock)
         return await super().create_server(protocol_factory, host, port, sock=sock, **options)
 
+    @_signed_as(unix_events._UnixSelectorEventLoop.create_unix_server)
     async def create_unix_server(
             self, protocol_factory: Callable[[], asyncio.BaseProtocol],
             path: str | os.PathLike | None = None, *,
@@ -163,7 +176,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
 
     def _note_given(self, sock) -> None:
-        if isinstance(sock, socket.socket):
+        # It may be any object like a socket, as gunicorn's are; what is no socket fails later.
+        with contextlib.suppress(TypeError):
             self._given_sockets.add(sock)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
