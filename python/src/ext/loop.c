@@ -340,6 +340,8 @@ static PyMethodDef loop_methods[] = {
 	     "_file_unlink($self, path, flags, /)\n--\n\nRemove a name."),
 	FAST("_file_mkdir", kl_loop_file_mkdir,
 	     "_file_mkdir($self, path, mode, /)\n--\n\nMake a directory."),
+	FAST("_file_rest", kl_loop_file_rest,
+	     "_file_rest($self, call, /)\n--\n\nBytes moved and data of a call that failed."),
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),
