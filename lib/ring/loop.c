@@ -270,7 +270,7 @@ void kloop_loop_set_before_wait(struct kloop_loop *loop, void (*before_wait)(voi
 
 uint64_t kloop_loop_get_features(const struct kloop_loop *loop)
 {
-	return loop->features;
+	return __atomic_load_n(&loop->features, __ATOMIC_RELAXED);
 }
 
 bool kl_loop_is_closing(const struct kloop_loop *loop)
