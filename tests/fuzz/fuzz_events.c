@@ -718,7 +718,7 @@ static void act(void)
 		break;
 	default:
 		if (how == 15)
-			(void)kloop_loop_submit(w.loop);
+			(void)!kloop_loop_submit(w.loop);
 		else
 			act_on_transfer(how);
 	}

@@ -237,8 +237,8 @@ static void look_at_entries(struct io_uring *ring)
 	for (i = sq->sqe_head; i != sq->sqe_tail; i++) {
 		struct io_uring_sqe *sqe = &sq->sqes[i & sq->ring_mask];
 
-		/* Cancels have no completion; what they end has. */
-		if (sqe->user_data == 0 || ++counts.operations != operation_due)
+		/* Cancels have no completion of their own; what they end has. */
+		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || ++counts.operations != operation_due)
 			continue;
 		kt_inject_pause();
 		if (operation_result != KT_SHORT) {
