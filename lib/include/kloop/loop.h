@@ -75,7 +75,7 @@ KLOOP_EXPORT int kloop_loop_options_set_entries(struct kloop_loop_options *optio
  * loop: make it after dropping privileges.
  *
  * Returns: 0; -EINVAL if cpu is below -1.
- * Kernel: 5.11 without privilege.
+ * Kernel: 5.11 with CAP_SYS_NICE, 5.13 without privilege.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_loop_options_set_sqpoll(struct kloop_loop_options *options, bool on,

@@ -45,8 +45,41 @@ void kl_ready_clear(LoopObject *self)
 
 		self->ready_head = (self->ready_head + 1) & (self->ready_capacity - 1);
 		self->ready_count--;
-		Py_DECREF(handle);
+		kl_ready_drop(self, handle);
 	}
+}
+
+static bool is_untracked(LoopObject *self, PyObject *handle)
+{
+	return Py_TYPE(handle) == self->state->handle_type && !PyObject_GC_IsTracked(handle);
+}
+
+void kl_ready_drop(LoopObject *self, PyObject *handle)
+{
+	if (Py_REFCNT(handle) > 1 && is_untracked(self, handle))
+		PyObject_GC_Track(handle);
+	Py_DECREF(handle);
+}
+
+int kl_ready_traverse(LoopObject *self, visitproc visit, void *arg)
+{
+	size_t i;
+
+	for (i = 0; i < self->ready_count; i++) {
+		PyObject *handle =
+			self->ready[(self->ready_head + i) & (self->ready_capacity - 1)];
+
+		/* What it refers to is this loop's alone. If others keep it, it stays alive. */
+		if (Py_REFCNT(handle) == 1 && is_untracked(self, handle)) {
+			int result = kl_handle_traverse(handle, visit, arg);
+
+			if (result != 0)
+				return result;
+		} else {
+			Py_VISIT(handle);
+		}
+	}
+	return 0;
 }
 
 /* ---- garbage ----------------------------------------------------------- */

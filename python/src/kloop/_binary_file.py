@@ -134,7 +134,8 @@ class BinaryFile(File):
         try:
             return await call
         except BaseException:
-            self._data = self._data[self._at:] + (call.take() or b"")
+            _, data = self._loop._file_rest(call)
+            self._data = self._data[self._at:] + (data or b"")
             self._at = 0
             raise
 
@@ -150,7 +151,8 @@ class BinaryFile(File):
             await call
         except BaseException:
             # What did not get there stays, for the next attempt; none follows a close.
-            self._pending = bytearray(memoryview(data)[call.moved:])
+            moved, _ = self._loop._file_rest(call)
+            self._pending = bytearray(memoryview(data)[moved:])
             raise
 
     async def _fill(self) -> bool:
