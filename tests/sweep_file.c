@@ -358,6 +358,14 @@ START_TEST(sweep_transfers)
 }
 END_TEST
 
+/* Nobody asked for that end: the transfer goes on. */
+START_TEST(transfers_repeated)
+{
+	kt_sweep_result("transfers", transfers, _i % KT_SWEEP_MODES,
+			_i < KT_SWEEP_MODES ? -EINTR : -ECANCELED);
+}
+END_TEST
+
 START_TEST(sweep_copied_files)
 {
 	kt_sweep("send_file", copied_files, _i);
@@ -383,6 +391,8 @@ int main(void)
 	memcpy(pattern + FILE_BYTES, pattern, FILE_BYTES);
 	tcase_add_loop_test(kt_case(suite, "operations", 1200), sweep_operations, 0, KT_SWEEP_MODES);
 	tcase_add_loop_test(kt_case(suite, "transfers", 1200), sweep_transfers, 0, KT_SWEEP_MODES);
+	tcase_add_loop_test(kt_case(suite, "repeated", 1200), transfers_repeated, 0,
+			    2 * KT_SWEEP_MODES);
 	tcase_add_loop_test(kt_case(suite, "copied_files", 1200), sweep_copied_files, 0, KT_SWEEP_MODES);
 	tcase_add_loop_test(kt_case(suite, "spliced_files", 1200), sweep_spliced_files, 0, KT_SWEEP_MODES);
 	status = kt_main(suite);

@@ -16,6 +16,7 @@ static const struct kt_inject_site *sites[MAX_CALLS];
 static struct kt_inject_counts counts;
 static size_t call_due, call_variant, operation_due;
 static int operation_result;
+static unsigned shuffle_state;
 static bool counting, happened;
 static int paused;
 static __u64 patched; /* user_data of the entry that was replaced; 0 for none */
@@ -24,6 +25,7 @@ static void begin(void)
 {
 	memset(&counts, 0, sizeof(counts));
 	call_due = call_variant = operation_due = 0;
+	shuffle_state = 0;
 	happened = false;
 	patched = 0;
 	counting = true;
@@ -46,6 +48,16 @@ void kt_inject_operation(size_t operation, int result)
 	begin();
 	operation_due = operation;
 	operation_result = result;
+}
+
+void kt_inject_all(size_t call, size_t variant, size_t operation, int result, unsigned shuffle)
+{
+	begin();
+	call_due = call;
+	call_variant = variant;
+	operation_due = operation;
+	operation_result = result;
+	shuffle_state = shuffle;
 }
 
 bool kt_inject_end(void)
@@ -225,8 +237,8 @@ static void look_at_entries(struct io_uring *ring)
 	for (i = sq->sqe_head; i != sq->sqe_tail; i++) {
 		struct io_uring_sqe *sqe = &sq->sqes[i & sq->ring_mask];
 
-		/* Cancels have no completion; what they end has. */
-		if (sqe->user_data == 0 || ++counts.operations != operation_due)
+		/* Cancels have no completion of their own; what they end has. */
+		if (sqe->opcode == IORING_OP_ASYNC_CANCEL || ++counts.operations != operation_due)
 			continue;
 		kt_inject_pause();
 		if (operation_result != KT_SHORT) {
@@ -262,6 +274,51 @@ static void patch(struct io_uring *ring)
 	}
 }
 
+/* ---- order ------------------------------------------------------------ */
+
+#define SHUFFLED 64
+
+static unsigned draw(unsigned below)
+{
+	shuffle_state ^= shuffle_state << 13;
+	shuffle_state ^= shuffle_state >> 17;
+	shuffle_state ^= shuffle_state << 5;
+	return shuffle_state % below;
+}
+
+/*
+ * The kernel promises an order for the completions of one operation only, so
+ * those of others may change places.
+ */
+static void shuffle(struct io_uring *ring)
+{
+	struct io_uring_cqe former[SHUFFLED], *cqes = ring->cq.cqes;
+	unsigned head = *ring->cq.khead, mask = ring->cq.ring_mask;
+	unsigned count = io_uring_cq_ready(ring);
+	bool taken[SHUFFLED] = { false };
+	__u64 order[SHUFFLED];
+
+	if (!counting || shuffle_state == 0 || (ring->flags & IORING_SETUP_CQE32))
+		return;
+	if (count > SHUFFLED)
+		count = SHUFFLED;
+	for (unsigned i = 0; i < count; i++) {
+		unsigned other = draw(i + 1);
+
+		former[i] = cqes[(head + i) & mask];
+		order[i] = order[other];
+		order[other] = former[i].user_data;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		unsigned j = 0;
+
+		while (taken[j] || former[j].user_data != order[i])
+			j++;
+		taken[j] = true;
+		memcpy(&cqes[(head + i) & mask], &former[j], sizeof(former[j]));
+	}
+}
+
 static const struct kt_inject_site enter_site = { "io_uring_enter",
 						  { EINTR, EAGAIN, EBUSY, ENOMEM } };
 
@@ -275,6 +332,7 @@ int __wrap_io_uring_submit(struct io_uring *ring)
 	look_at_entries(ring);
 	error = __real_io_uring_submit(ring);
 	patch(ring);
+	shuffle(ring);
 	return error;
 }
 
@@ -289,6 +347,7 @@ int __wrap_io_uring_submit_and_get_events(struct io_uring *ring)
 	look_at_entries(ring);
 	error = __real_io_uring_submit_and_get_events(ring);
 	patch(ring);
+	shuffle(ring);
 	return error;
 }
 
@@ -309,5 +368,6 @@ int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uri
 	look_at_entries(ring);
 	error = __real_io_uring_submit_and_wait_timeout(ring, cqe, count, time, mask);
 	patch(ring);
+	shuffle(ring);
 	return error;
 }

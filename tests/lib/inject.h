@@ -36,6 +36,9 @@ void kt_inject_count(void);
 void kt_inject_call(size_t call, size_t variant);
 void kt_inject_operation(size_t operation, int result);
 
+/* Both, and another order: completions that are there at the same time change places. 0: none. */
+void kt_inject_all(size_t call, size_t variant, size_t operation, int result, unsigned shuffle);
+
 /* No faults, and no counting. Returns: whether the fault took place. */
 bool kt_inject_end(void);
 bool kt_inject_happened(void);

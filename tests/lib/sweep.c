@@ -30,6 +30,7 @@ static struct {
 	enum kind kind;
 	size_t place;
 	int variant; /* of a call its number, of an operation its result */
+	bool repeats; /* kt_sweep_result() */
 	size_t faults;
 	char text[160];
 } now;
@@ -52,7 +53,7 @@ bool kt_sweep_happened(void)
 bool kt_sweep_must_succeed(void)
 {
 	if (now.kind == KIND_OPERATION)
-		return now.variant == KT_SHORT || now.variant == -EINTR;
+		return now.repeats || now.variant == KT_SHORT || now.variant == -EINTR;
 	return now.kind == KIND_NONE;
 }
 
@@ -289,6 +290,7 @@ void kt_sweep_result(const char *name, kt_scenario_fn *scenario, int mode, int r
 
 	if (!begin(name, scenario, mode))
 		return;
+	now.repeats = true;
 	while (run(KIND_OPERATION, place, result))
 		place++;
 	printf("# %s, mode %d: %zu operations ended with %s\n", name, mode, now.faults,

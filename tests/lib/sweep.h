@@ -22,7 +22,7 @@ typedef void kt_scenario_fn(int mode);
 /* Run it with each fault. Prints how many there were. */
 void kt_sweep(const char *name, kt_scenario_fn *scenario, int mode);
 
-/* Run it with each operation, one at a time, ending with this result. */
+/* Run it with each operation, one at a time, ending with this result, which it must get over. */
 void kt_sweep_result(const char *name, kt_scenario_fn *scenario, int mode, int result);
 
 /* What goes wrong in this run, as text; "nothing". */
