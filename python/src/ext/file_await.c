@@ -194,6 +194,7 @@ static PyMethodDef methods[] = {
 	  "cancel($self, msg=None)\n--\n\nAsk the kernel to end the call." },
 	{ "result", get_result, METH_NOARGS, "None when the call is complete." },
 	{ "take", take, METH_NOARGS, "What a read that failed or was cancelled brought, or None." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -530,6 +530,11 @@ class BinaryFile(File):
         """Write what waits, and close. A failure to write is raised after the close."""
         if self._closed:
             return
+        if self._loop.is_closed():
+            # A coroutine that ends after its loop: the ring is gone, what was accepted stays.
+            self._closed = True
+            self._abandon()
+            return
         try:
             await self._enter()
         except ValueError:
