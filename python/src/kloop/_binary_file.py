@@ -581,8 +581,9 @@ class BinaryFile(File):
                 del self._pending[:os.write(self._fd, self._pending)]
         except OSError:
             pass
-        if self._closefd:
-            try:
-                os.close(self._fd)
-            except OSError:
-                pass
+        finally:
+            if self._closefd:
+                try:
+                    os.close(self._fd)
+                except OSError:
+                    pass
