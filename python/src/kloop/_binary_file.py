@@ -532,6 +532,11 @@ class BinaryFile(File):
         """Write what waits, and close. A failure to write is raised after the close."""
         if self._closed:
             return
+        if self._loop.is_closed():
+            # A coroutine that ends after its loop: the ring is gone, what was accepted stays.
+            self._closed = True
+            self._abandon()
+            return
         try:
             await self._enter()
         except ValueError:
@@ -578,8 +583,9 @@ class BinaryFile(File):
                 del self._pending[:os.write(self._fd, self._pending)]
         except OSError:
             pass
-        if self._closefd:
-            try:
-                os.close(self._fd)
-            except OSError:
-                pass
+        finally:
+            if self._closefd:
+                try:
+                    os.close(self._fd)
+                except OSError:
+                    pass
