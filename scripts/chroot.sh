@@ -40,9 +40,11 @@ make_chroot() {
 	say "Making a chroot of $suite in $root"
 	mirror=$(debian_mirror)
 	packages=$(IFS=, && printf '%s' "$*")
-	# A mirror may stand still: sid's lists are valid for a week only.
+	# A mirror may stand still: sid's lists are valid for a week only. It may
+	# also not answer at once. Both options stay in the chroot.
 	timeout --foreground -k 60 1800 mmdebstrap --variant=minbase ${packages:+"--include=$packages"} \
-		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"' \
+		--aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "5"' \
+		--aptopt='Acquire::Languages "none"' \
 		--dpkgopt=force-unsafe-io "$suite" "$root" ${mirror:+"$mirror"}
 }
 

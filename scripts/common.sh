@@ -44,9 +44,10 @@ need_packages() {
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "Installing ${missing[*]}"
-	as_root apt-get -q update
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
-		install "${missing[@]}"
+	# One at a time: apt fails where another one is at work.
+	as_root flock /run/lock/kloop-packages sh -c 'apt-get -q update &&
+		DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"' \
+		sh "${missing[@]}"
 }
 
 # need_servers PACKAGE[=SERVICE]...: the same for packages that bring a daemon,

@@ -317,8 +317,10 @@ static void connect_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	/*
 	 * Cancelled because the loop moved to another thread: the handshake
 	 * goes on in the socket, and a second connect(2) would be -EALREADY.
+	 * Likewise if it was interrupted.
 	 */
-	if (wanted && (result == -ECANCELED || result == -EALREADY || result == -EINPROGRESS)) {
+	if (wanted && (result == -ECANCELED || result == -EALREADY || result == -EINPROGRESS ||
+		       result == -EINTR)) {
 		op->complete = connect_ready;
 		result = kloop_op_poll(stream->loop, op, stream->fd, POLLOUT);
 		if (result == 0) {

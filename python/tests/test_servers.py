@@ -22,14 +22,11 @@ from transport_tools import (
     receive_all,
     receive_exactly,
     reset,
+    run,
     turns,
     until,
     wait,
 )
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def client(address, family=socket.AF_INET):
