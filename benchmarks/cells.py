@@ -64,6 +64,10 @@ class Cell:
     #: C servers have no API to choose; they stand beside the Protocol cells.
     with_c: bool = False
     tls: bool = False
+    #: Servers that share a port, each with a loop of its own.
+    processes: int = 1
+    #: Is it a row of the table, or a point of curves alone?
+    in_table: bool = True
 
     @property
     def programs(self) -> frozenset[str]:
@@ -92,6 +96,24 @@ def _tls(api: str, title: str, connections: int, kib: int, with_c: bool = False)
 def _file(name: str, title: str, connections: int, size: int) -> Cell:
     return Cell(f"tls-file-{name}", f"HTTPS file, {connections} × {title}", "files", connections,
                 size, mode="download", tls=True)
+
+
+def _point(connections: int, size: int) -> Cell:
+    """A point of a curve; one that is in the table too stands there alone."""
+    words = f"{size // 1024} KiB" if size >= 1024 else f"{size} B"
+    return Cell(f"protocol-{connections}x{words.replace(' ', '')}",
+                f"Protocol {connections} × {words}", "protocol", connections, size, with_c=True,
+                in_table=False)
+
+
+def _memory(connections: int) -> Cell:
+    return Cell(f"memory-{connections}", f"Protocol, {connections} idle connections", "protocol",
+                connections, 1024, mode="idle", in_table=False)
+
+
+def _processes(number: int) -> Cell:
+    return Cell(f"processes-{number}", f"Protocol 100 × 1 KiB, processes: {number}", "protocol",
+                100, 1024, processes=number, in_table=False)
 
 
 CELLS: list[Cell] = [
@@ -124,4 +146,10 @@ CELLS: list[Cell] = [
     _file("1m", "1 MiB", 10, 1024 * 1024),
     _file("10m", "10 MiB", 2, 10 * 1024 * 1024),
     _file("64m", "64 MiB", 2, LARGEST_FILE),
+    _point(1, 1024),
+    _point(10_000, 1024),
+    *(_point(10, size) for size in (64, 256, 4096, 16384, 65536, 262144, 1048576)),
+    _memory(100),
+    _memory(10_000),
+    *(_processes(number) for number in (1, 2, 4)),
 ]

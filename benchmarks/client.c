@@ -80,7 +80,11 @@ const char *kl_bench_congestion(void)
 
 uint64_t kl_bench_server_cpu_ns(const struct kl_bench_load *load)
 {
-	return load->pid != 0 ? kl_bench_process_cpu_ns(load->pid) : 0;
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < load->pid_count; i++)
+		sum += kl_bench_process_cpu_ns(load->pids[i]);
+	return sum;
 }
 
 void kl_bench_report(const char *unit, uint64_t count, uint64_t wall_ns, uint64_t spent_ns,
@@ -119,9 +123,16 @@ static void usage(const char *const *modes, unsigned count)
 		strncat(names, modes[i], sizeof(names) - strlen(names) - 1);
 	}
 	kl_bench_die("usage: --port N [--mode %s] [--connections N] [--bytes N] "
-		     "[--seconds S | --messages N] [--warm-up N] [--pid N] "
+		     "[--seconds S | --messages N] [--warm-up N] [--pid N]... "
 		     "[--cpu N] [--congestion NAME] [--timeout SECONDS]",
 		     names);
+}
+
+static void add_pid(struct kl_bench_load *load, pid_t pid)
+{
+	if (load->pid_count == KL_BENCH_PIDS)
+		kl_bench_die("--pid: more than %d", KL_BENCH_PIDS);
+	load->pids[load->pid_count++] = pid;
 }
 
 void kl_bench_load_parse(int argc, char **argv, const char *const *modes, unsigned count,
@@ -170,7 +181,7 @@ void kl_bench_load_parse(int argc, char **argv, const char *const *modes, unsign
 		else if (which == 'w')
 			load.warm_up = (unsigned)kl_bench_number(name, optarg, 0, 1000000);
 		else if (which == 'i')
-			load.pid = (pid_t)kl_bench_number(name, optarg, 1, INT32_MAX);
+			add_pid(&load, (pid_t)kl_bench_number(name, optarg, 1, INT32_MAX));
 		else if (which == 'u')
 			load.cpu = (int)kl_bench_number(name, optarg, 0, CPU_SETSIZE - 1);
 		else if (which == 'g')

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 #define KL_BENCH_SETTLE_US 10000 /* the server comes to rest */
+#define KL_BENCH_PIDS 16
 #define KL_BENCH_CONNECTING_AT_ONCE 64 /* below every server's backlog */
 
 struct kl_bench_load {
@@ -22,7 +23,8 @@ struct kl_bench_load {
 	double seconds;
 	uint64_t messages; /* in sum; 0: as many as the seconds allow */
 	unsigned warm_up;  /* messages per connection */
-	pid_t pid;         /* 0: report no cost */
+	pid_t pids[KL_BENCH_PIDS]; /* of the server's processes */
+	unsigned pid_count;        /* 0: report no cost */
 	int cpu;           /* -1: do not pin */
 	unsigned timeout_s;
 	const char *congestion;

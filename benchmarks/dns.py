@@ -38,6 +38,10 @@ LINE = re.compile(r"lookups (?P<lookups>\d+) failed (?P<failed>\d+) rate (?P<rat
                   r"max [\d.]+ ms rss (?P<rss_kib>\d+) KiB")
 
 
+HEADS = ["cell", "lookups/s", "µs CPU", "spread", "p50 ms", "p99 ms", "failed", "names",
+         "rate / asyncio", "rate / C"]
+
+
 class BenchmarkError(Exception):
     """Something could not be measured; the text says what."""
 
@@ -190,8 +194,7 @@ def rows_of(cell: Cell, samples: dict[str, list[dict]]) -> list[list[str]]:
 
 def inside(options: argparse.Namespace) -> int:
     environment = programs.python_environment(options.build, [])
-    table = Table(["cell", "lookups/s", "µs CPU", "spread", "p50 ms", "p99 ms", "failed", "names",
-                   "rate / asyncio", "rate / C"], [])
+    table = Table(HEADS, [])
     header = machine.describe(options.python, environment)
     samples = {}
     for loop in ("asyncio", "uvloop", "kloop"):
@@ -231,8 +234,11 @@ def main() -> int:
         if shutil.which(tool) is None:
             print(f"{tool} is missing", file=sys.stderr)
             return 1
-    return subprocess.run(["unshare", "-Urnm", sys.executable, __file__, "--inside",
-                           *sys.argv[1:]], check=False).returncode
+    # In a chroot there are no user namespaces; who may do without does.
+    plain = subprocess.run(["unshare", "-nm", "true"], capture_output=True, check=False)
+    return subprocess.run(["unshare", "-Urnm" if plain.returncode != 0 else "-nm",
+                           sys.executable, __file__, "--inside", *sys.argv[1:]],
+                          check=False).returncode
 
 
 if __name__ == "__main__":

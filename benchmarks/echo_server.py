@@ -82,16 +82,22 @@ async def accept_sock(listener: socket.socket) -> None:
         task.add_done_callback(tasks.discard)
 
 
-def listen(port: int, congestion: str) -> tuple[socket.socket, str]:
-    """A listening socket on the loopback address; accepted ones inherit the control."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    for name in (congestion, "cubic", "reno"):
+def set_congestion(sock: socket.socket, wanted: str) -> None:
+    """Pin the congestion control; cubic or reno where the wanted one is not allowed."""
+    for name in (wanted, "cubic", "reno"):
         try:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
             break
         except OSError:
             continue
+
+
+def listen(port: int, congestion: str, reuse_port: bool) -> tuple[socket.socket, str]:
+    """A listening socket on the loopback address; accepted ones inherit the control."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+    set_congestion(listener, congestion)
     listener.bind(("127.0.0.1", port))
     listener.listen(socket.SOMAXCONN)
     listener.setblocking(False)
@@ -114,7 +120,7 @@ async def serve(options: argparse.Namespace) -> None:
     tls = tls_context(options)
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    listener, congestion = listen(options.port, options.congestion)
+    listener, congestion = listen(options.port, options.congestion, options.reuse_port)
     background: asyncio.Task[None] | None = None
     server: asyncio.AbstractServer | None = None
     if options.api == "protocol":
@@ -163,6 +169,8 @@ def parse(arguments: collections.abc.Sequence[str] | None = None) -> argparse.Na
     parser.add_argument("--api", choices=["protocol", "buffered", "streams", "sock", "files"],
                         default="protocol")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
+    parser.add_argument("--reuse-port", action="store_true",
+                        help="several processes share the port")
     parser.add_argument("--congestion", default="cubic", help="default: %(default)s")
     parser.add_argument("--lifetime", type=int, default=3600, metavar="SECONDS",
                         help="end after so long in any case (default: %(default)s)")

@@ -302,19 +302,19 @@ static void run_idle(void)
 	struct phase once = {1, UINT64_MAX, 8, true};
 	uint64_t before, after;
 
-	if (options.pid == 0)
-		kl_bench_die("--mode idle needs --pid");
+	if (options.pid_count != 1)
+		kl_bench_die("--mode idle needs --pid once");
 	if (options.connections < IDLE_WARM_UP)
 		kl_bench_die("--mode idle needs at least %d connections", IDLE_WARM_UP);
 	open_connections(0, IDLE_WARM_UP);
 	exchange(0, IDLE_WARM_UP, &once);
 	close_connections(0, IDLE_WARM_UP);
 	usleep(10 * KL_BENCH_SETTLE_US);
-	before = kl_bench_process_rss_bytes(options.pid);
+	before = kl_bench_process_rss_bytes(options.pids[0]);
 	open_connections(0, options.connections);
 	exchange(0, options.connections, &once);
 	usleep(10 * KL_BENCH_SETTLE_US);
-	after = kl_bench_process_rss_bytes(options.pid);
+	after = kl_bench_process_rss_bytes(options.pids[0]);
 	check_silence();
 	printf("{\"connections\": %u, \"rss_before_bytes\": %" PRIu64
 	       ", \"rss_after_bytes\": %" PRIu64 "}\n",

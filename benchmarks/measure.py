@@ -30,6 +30,8 @@ START_SECONDS = 30
 STOP_SECONDS = 5
 #: A safety net: no server outlives a driver that was killed for longer.
 LIFETIME_SECONDS = 1800
+#: At most, for a point of a curve.
+CURVE_ROUNDS = 3
 
 
 class MeasureError(Exception):
@@ -103,13 +105,15 @@ class Result:
 class _Child:
     """A process on the server's processor; its last words go into errors."""
 
-    def __init__(self, what: str, command: list[str], settings: Settings) -> None:
+    def __init__(self, what: str, command: list[str], settings: Settings,
+                 cpu: int | None = None) -> None:
         self.what = what
+        used = settings.server_cpu if cpu is None else cpu
         self.words = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, text=True,
             env=settings.environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {settings.server_cpu}))
+            preexec_fn=lambda: os.sched_setaffinity(0, {used}))
 
     def __enter__(self) -> _Child:
         return self
@@ -153,9 +157,13 @@ class _Child:
 
 @dataclass(frozen=True)
 class Server:
-    child: _Child
+    children: list[_Child]
     port: int
     congestion: str
+
+    @property
+    def child(self) -> _Child:
+        return self.children[0]
 
 
 def _server_command(variant: Variant, cell: Cell, settings: Settings) -> list[str]:
@@ -173,19 +181,37 @@ def _server_command(variant: Variant, cell: Cell, settings: Settings) -> list[st
     if cell.mode == "download":
         assert settings.files is not None
         command += ["--file", str(settings.files.file)]
+    if cell.processes > 1:
+        command.append("--reuse-port")
     if variant.sqpoll:
         command += ["--sqpoll", "--sqpoll-cpu", str(settings.sqpoll_cpu)]
     return command
 
 
+def _cpus(settings: Settings) -> list[int]:
+    """Processors for the processes of a server: all but the client's."""
+    others = os.sched_getaffinity(0) - {settings.server_cpu, settings.client_cpu}
+    return [settings.server_cpu, *sorted(others)]
+
+
 @contextmanager
 def _server(variant: Variant, cell: Cell, settings: Settings) -> Iterator[Server]:
     command = _server_command(variant, cell, settings)
-    with _Child(f"server of {variant.title}", command, settings) as child:
-        words = child.read_line(START_SECONDS).split()
-        if len(words) != 3 or words[0] != "ready":
-            raise child.error(f"said {words}")
-        yield Server(child, int(words[1]), words[2])
+    cpus = _cpus(settings)
+    with ExitStack() as stack:
+        server: Server | None = None
+        for number in range(cell.processes):
+            port = ["--port", str(server.port)] if server is not None else []
+            child = stack.enter_context(_Child(f"server of {variant.title}", command + port,
+                                               settings, cpus[number % len(cpus)]))
+            words = child.read_line(START_SECONDS).split()
+            if len(words) != 3 or words[0] != "ready":
+                raise child.error(f"said {words}")
+            if server is None:
+                server = Server([], int(words[1]), words[2])
+            server.children.append(child)
+        assert server is not None
+        yield server
 
 
 def _warm_up(cell: Cell) -> int:
@@ -200,7 +226,9 @@ def _load(server: Server, cell: Cell, settings: Settings, seconds: float) -> dic
     timeout = int(seconds) + 60
     program = "load_tls" if cell.tls else "load"
     command = [str(settings.programs.paths[program]), "--mode", cell.mode,
-               "--port", str(server.port), "--pid", str(server.child.process.pid),
+               "--port", str(server.port),
+               *(word for child in server.children
+                 for word in ("--pid", str(child.process.pid))),
                "--connections", str(cell.connections), "--bytes", str(cell.message_bytes),
                "--seconds", str(seconds), "--cpu", str(settings.client_cpu),
                "--warm-up", str(_warm_up(cell)),
@@ -273,13 +301,19 @@ class _Servers:
         yield self.running[variant.name]
 
 
+def rounds_of(in_table: bool, settings: Settings) -> int:
+    """Points of a curve support each other: they need fewer rounds."""
+    return settings.rounds if in_table else min(settings.rounds, CURVE_ROUNDS)
+
+
 def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Result:
+    rounds = rounds_of(cell.in_table, settings)
     result = Result(cell.name, cell.title, cell.unit,
                     {variant.name: Series() for variant in variants}, settings.python_version)
     with ExitStack() as stack:
         servers = _Servers(cell, settings, stack)
         # Round 0 warms everything up and does not count.
-        for number in range(1 if cell.mode == "idle" or cell.tls else 0, settings.rounds + 1):
+        for number in range(1 if cell.mode == "idle" or cell.tls else 0, rounds + 1):
             seconds = settings.seconds if number > 0 else settings.seconds / 4
             for variant in variants:
                 series = result.series[variant.name]
@@ -312,14 +346,41 @@ def _start_micro(variant: Variant, settings: Settings, stack: ExitStack) -> _Chi
     return child
 
 
+def _whole(count: int, row: micro.Row) -> int:
+    """So many operations, or a few less, as the row can make; it has to make some."""
+    return max(row.step, count // row.step * row.step)
+
+
+def measure_memory(row: micro.Row, variants: list[Variant], settings: Settings) -> Result:
+    """What a row leaves in memory: each sample in a fresh process."""
+    result = Result(row.name, row.title, "bytes/timer",
+                    {variant.name: Series() for variant in variants}, settings.python_version)
+    for _ in range(rounds_of(row.in_table, settings)):
+        for variant in variants:
+            series = result.series[variant.name]
+            if series.error is not None:
+                continue
+            try:
+                with ExitStack() as stack:
+                    child = _start_micro(variant, settings, stack)
+                    series.costs.append(_order(child, row, row.step) * 1000)
+            except MeasureError as error:
+                series.error = str(error)
+    return result
+
+
 def measure_row(row: micro.Row, variants: list[Variant], settings: Settings) -> Result:
     """One row of the micro table, each loop in a process of its own."""
+    if row.memory:
+        return measure_memory(row, variants, settings)
     result = Result(row.name, row.title, "µs/operation",
                     {variant.name: Series() for variant in variants}, settings.python_version)
-    count = max(1000, int(row.count * settings.micro_scale))
+    count = _whole(max(1000, int(row.count * settings.micro_scale)), row)
     children: dict[str, _Child] = {}
+    # What takes seconds needs no warming up.
+    first = 1 if row.step >= 100_000 else 0
     with ExitStack() as stack:
-        for number in range(settings.rounds + 1):
+        for number in range(first, rounds_of(row.in_table, settings) + 1):
             for variant in variants:
                 series = result.series[variant.name]
                 if series.error is not None:
@@ -328,7 +389,7 @@ def measure_row(row: micro.Row, variants: list[Variant], settings: Settings) -> 
                     if variant.name not in children:
                         children[variant.name] = _start_micro(variant, settings, stack)
                     cost = _order(children[variant.name], row,
-                                  count if number > 0 else max(1000, count // 10))
+                                  count if number > 0 else _whole(count // 10, row))
                     if number > 0:
                         series.costs.append(cost)
                 except MeasureError as error:

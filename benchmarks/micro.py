@@ -22,7 +22,7 @@ import threading
 import time
 import typing
 
-from echo_server import new_loop
+from echo_server import listen, new_loop, set_congestion
 
 Benchmark = collections.abc.Callable[[asyncio.AbstractEventLoop, int], None]
 
@@ -36,6 +36,12 @@ class Row:
     count: int
     #: Is it in the table that has goals?
     has_goal: bool = True
+    #: Operations come in multiples of this: so many timers at a time.
+    step: int = 1
+    #: Is what run() leaves behind to be weighed, in a process of its own, and not its time?
+    memory: bool = False
+    #: Is it a row of the table, or a point of curves alone?
+    in_table: bool = True
 
 
 def call_soon_chain(loop: asyncio.AbstractEventLoop, count: int) -> None:
@@ -185,10 +191,14 @@ def ping_pong(loop: asyncio.AbstractEventLoop, count: int) -> None:
                 loop.stop()
 
     async def start() -> tuple[asyncio.AbstractServer, asyncio.Transport]:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener, _ = listen(0, "cubic", False)
         server = await loop.create_server(Peer, sock=listener)
-        host, port = listener.getsockname()
-        transport, _ = await loop.create_connection(Peer, host, port)
+        # What accepts inherits the congestion control; who connects is told.
+        here = socket.socket()
+        set_congestion(here, "cubic")
+        here.setblocking(False)
+        await loop.sock_connect(here, listener.getsockname())
+        transport, _ = await loop.create_connection(Peer, sock=here)
         transport.write(message)
         return server, transport
 
@@ -213,6 +223,74 @@ ROWS: list[Row] = [
 ]
 
 
+def timers_cancel(pending: int) -> Benchmark:
+    """So many timers are there at a time; none of them comes to fire."""
+    def run(loop: asyncio.AbstractEventLoop, count: int) -> None:
+        def nothing() -> None:
+            pass
+
+        for _ in range(count // pending):
+            handles = [loop.call_later(60 + i * 7919 % pending * 1e-6, nothing)
+                       for i in range(pending)]
+            for handle in handles:
+                handle.cancel()
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+
+    return run
+
+
+def timers_fire(pending: int) -> Benchmark:
+    """So many timers at a time, in no order, within a microsecond for each."""
+    def run(loop: asyncio.AbstractEventLoop, count: int) -> None:
+        left = 0
+
+        def fire() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                loop.stop()
+
+        for _ in range(count // pending):
+            left = pending
+            for i in range(pending):
+                loop.call_later(i * 7919 % pending * 1e-6, fire)
+            loop.run_forever()
+
+    return run
+
+
+#: Timers that are kept while memory is looked at.
+kept: list[asyncio.TimerHandle] = []
+
+
+def timers_memory(loop: asyncio.AbstractEventLoop, count: int) -> None:
+    def nothing() -> None:
+        pass
+
+    for i in range(count):
+        kept.append(loop.call_later(3600 + i * 7919 % count * 1e-3, nothing))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+#: Pending timers at the points of a curve.
+TIMERS = [10, 100, 1000, 10_000, 100_000, 1_000_000]
+ROWS += [Row(f"timers-cancel-{pending}", f"call_later and cancel, {pending:,} at a time",
+             timers_cancel(pending), max(pending, 50_000), False, step=pending, in_table=False)
+         for pending in TIMERS]
+ROWS += [Row(f"timers-fire-{pending}", f"call_later and fire, {pending:,} at a time",
+             timers_fire(pending), max(pending, 50_000), False, step=pending, in_table=False)
+         for pending in TIMERS]
+ROWS += [Row(f"timers-memory-{pending}", f"{pending:,} pending timers", timers_memory, pending,
+             False, step=pending, memory=True, in_table=False) for pending in TIMERS[3:]]
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
 def processor_ns() -> int:
     return time.process_time_ns()
 
@@ -223,9 +301,11 @@ def serve(loop: asyncio.AbstractEventLoop) -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         name, count = line.split()
-        before = processor_ns()
-        rows[name].run(loop, int(count))
-        print(processor_ns() - before, flush=True)
+        row = rows[name]
+        clock = resident_bytes if row.memory else processor_ns
+        before = clock()
+        row.run(loop, int(count))
+        print(clock() - before, flush=True)
 
 
 def main() -> None:
@@ -247,7 +327,7 @@ def main() -> None:
             serve(loop)
             return
         for row in ROWS:
-            if options.only in row.name:
+            if options.only in row.name and not row.memory:
                 before = processor_ns()
                 row.run(loop, row.count)
                 cost_us = (processor_ns() - before) / row.count / 1000

@@ -8,9 +8,9 @@ from pathlib import Path
 import report
 import svg
 from cells import CELLS, VARIANTS, Cell
+from curves import CURVES, TITLES
 from measure import Result
 
-TITLES = {variant.name: variant.title for variant in VARIANTS}
 ORDER = [variant.title for variant in VARIANTS]
 COST = "µs of server CPU per message"
 
@@ -52,14 +52,26 @@ def _pick(api: str, *sizes: tuple[int, int], tls: bool = False) -> list[Cell]:
 def _size_figure(results: dict[str, Result]) -> svg.Figure | None:
     ten = [(10, 1), (10, 10), (10, 100)]
     panels = [
-        _lines(results, "Protocol (10, 100 and 10 connections)",
-               _pick("protocol", (10, 1), (100, 10), (10, 100)), True),
         _lines(results, "streams, 10 connections", _pick("streams", *ten), True),
         _lines(results, "BufferedProtocol, 10 connections", _pick("buffered", *ten), True),
         _lines(results, "sock_recv, sock_sendall, 10 connections", _pick("sock", *ten), True),
     ]
     drawn: list[svg.Lines | svg.Bars] = [panel for panel in panels if panel is not None]
-    return svg.Figure("Echo: cost over message size", drawn, columns=2) if drawn else None
+    return svg.Figure("Other interfaces: cost over message size", drawn, columns=2) \
+        if drawn else None
+
+
+def _curve_figure(results: dict[str, Result], title: str, *names: str) -> svg.Figure | None:
+    """Curves side by side."""
+    panels: list[svg.Lines | svg.Bars] = []
+    for curve in CURVES:
+        lines = curve.series(results) if curve.name in names else {}
+        if lines:
+            xs = sorted({x for points in lines.values() for x, _ in points})
+            panels.append(svg.Lines(curve.title, curve.x_label, curve.y_label,
+                                    [(x, curve.tick(x)) for x in xs],
+                                    {TITLES[name]: points for name, points in lines.items()}))
+    return svg.Figure(title, panels, columns=2) if panels else None
 
 
 def _tls_figure(results: dict[str, Result]) -> svg.Figure | None:
@@ -68,12 +80,6 @@ def _tls_figure(results: dict[str, Result]) -> svg.Figure | None:
                            tls=True), True) for connections in (10, 100)]
     drawn: list[svg.Lines | svg.Bars] = [panel for panel in panels if panel is not None]
     return svg.Figure("Echo over TLS: cost over message size", drawn, columns=2) if drawn else None
-
-
-def _connections_figure(results: dict[str, Result]) -> svg.Figure | None:
-    panel = _lines(results, "Protocol, 1 KiB", _pick("protocol", (10, 1), (100, 1), (1000, 1)),
-                   False)
-    return svg.Figure("Echo: cost over connections", [panel]) if panel is not None else None
 
 
 def _micro_figure(results: list[Result]) -> svg.Figure | None:
@@ -106,16 +112,25 @@ def _goal_figure(echo: list[Result], micro: list[Result]) -> svg.Figure | None:
                  marks, one=1.0)])
 
 
-def draw(echo: list[Result], micro: list[Result], directory: Path) -> list[tuple[str, str]]:
+def draw(echo: list[Result], micro: list[Result], directory: Path,
+         prefix: str = "") -> list[tuple[str, str]]:
     """Write what can be drawn; file names and titles."""
-    results = {result.name: result for result in echo}
-    figures = [("echo-size.svg", _size_figure(results)),
-               ("echo-connections.svg", _connections_figure(results)),
-               ("echo-tls.svg", _tls_figure(results)),
-               ("micro.svg", _micro_figure(micro)),
-               ("goals.svg", _goal_figure(echo, micro))]
+    results = {result.name: result for result in echo + micro}
+    echo, micro = report.in_table(echo), report.in_table(micro)
+    figures = [
+        ("goals.svg", _goal_figure(echo, micro)),
+        ("echo.svg", _curve_figure(results, "Echo: Protocol", "connections", "sizes")),
+        ("interfaces.svg", _size_figure(results)),
+        ("tls.svg", _tls_figure(results)),
+        ("timers.svg", _curve_figure(results, "Timers", "timers-cancel", "timers-fire")),
+        ("memory.svg", _curve_figure(results, "Memory", "memory-connections", "memory-timers")),
+        ("processes.svg", _curve_figure(results, "Processes", "processes")),
+        ("micro.svg", _micro_figure(micro)),
+    ]
     drawn = []
+    directory.mkdir(parents=True, exist_ok=True)
     for name, figure in figures:
+        name = prefix + name
         if figure is not None:
             (directory / name).write_text(svg.render(figure, ORDER), encoding="utf-8")
             drawn.append((name, figure.title))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import goals
-from cells import VARIANTS
+import growth
+from cells import CELLS, VARIANTS
+from curves import CURVES, TITLES, Curve
 from goals import Goal
 from measure import Result, Series
+from micro import ROWS
 
 #: Ratios that stand beside the costs, and the heads of their columns.
 RATIOS: list[tuple[str, str, str]] = [
@@ -22,6 +25,10 @@ RATIOS: list[tuple[str, str, str]] = [
     ("openssl", "kloop", "OpenSSL alone / kLoop"),
 ]
 NOTHING = "–"
+#: What is a row of the table, and not a point of curves alone.
+TABLE = {cell.name for cell in CELLS if cell.in_table} | {row.name for row in ROWS if row.in_table}
+#: Rows of the micro table without a goal.
+NO_GOAL = {row.name for row in ROWS if not row.has_goal}
 
 
 @dataclass
@@ -58,7 +65,7 @@ class Table:
 
 def goals_of(result: Result, micro: bool) -> list[Goal]:
     if micro:
-        return goals.MICRO
+        return [] if result.name in NO_GOAL else goals.MICRO
     return goals.CELLS.get(result.name, [])
 
 
@@ -101,7 +108,7 @@ def table(results: list[Result], micro: bool) -> Table:
     titles = {variant.name: variant.title for variant in VARIANTS}
     rows = []
     for result in results:
-        wanted = [] if micro and result.name == "threadsafe_thread" else goals_of(result, micro)
+        wanted = goals_of(result, micro)
         unit = "" if result.unit in ("µs/message", "µs/operation") else f", {result.unit}"
         rows.append([result.title + unit,
                      *(_cost(result.series.get(name)) for name in names),
@@ -137,8 +144,6 @@ def verdicts(results: list[Result], micro: bool) -> list[dict[str, Any]]:
     """Every goal that could be judged."""
     found = []
     for result in results:
-        if micro and result.name == "threadsafe_thread":
-            continue
         for goal in goals_of(result, micro):
             ratio = result.ratio(goal.of, goal.against)
             bound = goal.bound(result.python_version)
@@ -154,6 +159,28 @@ def failures(results: list[Result]) -> list[str]:
             for name, series in result.series.items() if series.error is not None]
 
 
+def in_table(results: list[Result]) -> list[Result]:
+    return [result for result in results if result.name in TABLE]
+
+
+def curve_table(curve: Curve, results: dict[str, Result]) -> Table | None:
+    """The medians of each variant along a curve, and how they grow."""
+    lines = curve.series(results)
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    fit = growth.over_bytes if curve.sizes else growth.over_counts
+    rows = []
+    for variant, points in lines.items():
+        found = dict(points)
+        fitted = [point for point in points if point[0] >= curve.fit_from]
+        kind, words = fit(fitted) if len(fitted) > 2 else (NOTHING, NOTHING)
+        rows.append([TITLES[variant],
+                     *(f"{found[x]:.3g}" if x in found else NOTHING for x in xs), kind, words])
+    if not rows:
+        return None
+    return Table([f"{curve.y_label}; {curve.x_label}:", *map(curve.tick, xs), "growth",
+                  f"fit, from {curve.tick(curve.fit_from)}" if curve.fit_from else "fit"], rows)
+
+
 def split(results: list[Result]) -> tuple[list[Result], list[Result]]:
     """Cells without TLS, and those with it: different programs stand beside them."""
     return ([result for result in results if not result.tls],
@@ -166,30 +193,63 @@ def text(header: dict[str, str], echo: list[Result], micro: list[Result],
     width = max(map(len, header))
     parts = ["\n".join(f"{key.ljust(width)}  {value}" for key, value in header.items())]
     parts += [f"Note: {note}" for note in notes]
-    plain, tls = split(echo)
-    parts += [table(results, is_micro).text()
-              for results, is_micro in ((plain, False), (tls, False), (micro, True)) if results]
+    plain, tls = split(in_table(echo))
+    parts += [table(results, is_micro).text() for results, is_micro
+              in ((plain, False), (tls, False), (in_table(micro), True)) if results]
+    made = {result.name: result for result in echo + micro}
+    for curve in CURVES:
+        points = curve_table(curve, made)
+        if points is not None:
+            parts.append(f"{curve.title}\n\n{points.text()}")
     return "\n\n".join(parts)
 
 
+def goals_line(echo: list[Result], micro: list[Result]) -> str:
+    """How many goals are met, and which are not."""
+    judged = verdicts(echo, False) + verdicts(micro, True)
+    titles = {result.name: result.title for result in echo + micro}
+    missed = [f"{titles[goal['cell']]}: {goal['of']}/{goal['against']} {goal['ratio']:.2f} "
+              f"(≤ {goal['at_most']:.2f})" for goal in judged if not goal["met"]]
+    line = f"{len(judged) - len(missed)} of {len(judged)} goals met."
+    return line + (f" Missed: {'; '.join(missed)}." if missed else "")
+
+
+def body(echo: list[Result], micro: list[Result], more: list[tuple[str, Table]],
+         plots: list[tuple[str, str]], level: str = "##") -> list[str]:
+    """The parts of a report below its header: paragraphs of Markdown."""
+    parts = [goals_line(echo, micro)] if verdicts(echo, False) + verdicts(micro, True) else []
+    plain, tls = split(in_table(echo))
+    for title, results in (("Servers", plain), ("Servers with TLS", tls)):
+        if results:
+            parts += [f"{level} {title}", table(results, False).markdown()]
+        if _rates(results).rows:
+            parts += [_rates(results).markdown()]
+    if in_table(micro):
+        parts += [f"{level} Single operations", table(in_table(micro), True).markdown()]
+    made = {result.name: result for result in echo + micro}
+    curves = [(curve, points) for curve in CURVES
+              if (points := curve_table(curve, made)) is not None]
+    if curves:
+        parts.append(f"{level} Curves")
+    for curve, points in curves:
+        parts += [f"{curve.title}.", points.markdown()]
+    for title, rows in more:
+        parts += [f"{level} {title}", rows.markdown()]
+    if plots:
+        parts += [f"{level} Plots", *(f"![{title}]({name})" for name, title in plots)]
+    return parts
+
+
 def markdown(header: dict[str, str], echo: list[Result], micro: list[Result],
-             notes: list[str], plots: list[tuple[str, str]]) -> str:
+             notes: list[str], more: list[tuple[str, Table]],
+             plots: list[tuple[str, str]]) -> str:
     parts = ["# Benchmarks",
              "Processor time of the server (all its threads) per operation, medians of "
              "interleaved rounds; how it is measured, and what the columns mean, stands in "
              "benchmarks/README.md.",
              "\n".join(f"- {key}: {value}" for key, value in header.items())]
     parts += [f"Note: {note}" for note in notes]
-    plain, tls = split(echo)
-    for title, results in (("Servers", plain), ("Servers with TLS", tls)):
-        if results:
-            parts += [f"## {title}", table(results, False).markdown()]
-        if _rates(results).rows:
-            parts += [_rates(results).markdown()]
-    if micro:
-        parts += ["## Single operations", table(micro, True).markdown()]
-    if plots:
-        parts += ["## Plots", *(f"![{title}]({name})" for name, title in plots)]
+    parts += body(echo, micro, more, plots)
     return "\n\n".join(parts) + "\n"
 
 
@@ -207,7 +267,20 @@ def _as_json(result: Result, micro: bool) -> dict[str, Any]:
 
 
 def as_json(header: dict[str, str], settings: dict[str, Any], echo: list[Result],
-            micro: list[Result], notes: list[str]) -> dict[str, Any]:
+            micro: list[Result], notes: list[str], more: dict[str, Any]) -> dict[str, Any]:
     return {"header": header, "settings": settings, "notes": notes,
             "cells": [_as_json(result, False) for result in echo],
-            "micro": [_as_json(result, True) for result in micro]}
+            "micro": [_as_json(result, True) for result in micro], **more}
+
+
+def _from_json(kept: dict[str, Any], python_version: tuple[int, int]) -> Result:
+    series = {name: Series(costs=variant["costs"], rates=variant["rates"], error=variant["error"])
+              for name, variant in kept["variants"].items()}
+    return Result(kept["name"], kept["title"], kept["unit"], series, python_version)
+
+
+def from_json(kept: dict[str, Any]) -> tuple[list[Result], list[Result]]:
+    """The results of cells and of rows that as_json() kept."""
+    major, minor = kept["settings"]["python_version"]
+    return ([_from_json(one, (major, minor)) for one in kept["cells"]],
+            [_from_json(one, (major, minor)) for one in kept["micro"]])

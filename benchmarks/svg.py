@@ -25,7 +25,8 @@ INK, FAINT = "#222222", "#dddddd"
 #: Colour and mark by the place of a series in the legend (Okabe and Ito).
 STYLES = [("#0072b2", "circle"), ("#e69f00", "square"), ("#d55e00", "diamond"),
           ("#cc79a7", "triangle"), ("#009e73", "square"), ("#56b4e9", "circle"),
-          ("#7f7f7f", "diamond"), ("#000000", "triangle")]
+          ("#7f7f7f", "diamond"), ("#000000", "triangle"), ("#882255", "square"),
+          ("#332288", "circle")]
 CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     "diamond": [(0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)],

@@ -21,6 +21,7 @@ if [ -n "${SANITIZER_PRELOAD:-}" ]; then
 	LD_PRELOAD=$SANITIZER_PRELOAD
 	export ASAN_OPTIONS LD_PRELOAD
 fi
-[ $# -gt 0 ] || set -- tests
+# shellcheck disable=SC2086 # these are words
+[ $# -gt 0 ] || set -- ${KLOOP_PYTHON_TESTS:-tests}
 # -r: one line for each test, from which the cases are counted.
 exec "$PYTHON" -m pytest -q -p no:cacheprovider -rfEsxXp --tb=short "$@"

@@ -44,9 +44,10 @@ need_packages() {
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
 	say "Installing ${missing[*]}"
-	as_root apt-get -q update
-	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
-		install "${missing[@]}"
+	# One at a time: apt fails where another one is at work.
+	as_root flock /run/lock/kloop-packages sh -c 'apt-get -q update &&
+		DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@"' \
+		sh "${missing[@]}"
 }
 
 # need_servers PACKAGE[=SERVICE]...: the same for packages that bring a daemon,
@@ -73,6 +74,23 @@ need_servers() {
 	for word in "${services[@]}"; do
 		as_root update-rc.d "$word" disable
 	done
+}
+
+# need_peers: what "make check-peers" runs. PostgreSQL's package would make a
+# cluster of its own, which takes a while and nobody needs here.
+need_peers() {
+	local settings=/etc/postgresql-common/createcluster.conf made=
+
+	need_packages openssl gunicorn python3-aiohttp python3-anyio python3-asyncpg python3-h11 \
+		python3-h2 python3-httptools python3-httpx python3-hypercorn python3-redis \
+		python3-starlette python3-uvicorn python3-uvloop python3-websockets || return 1
+	if ! is_installed postgresql && [ ! -e "$settings" ]; then
+		as_root mkdir -p "${settings%/*}"
+		echo 'create_main_cluster = false' | as_root tee "$settings" >/dev/null
+		made=yes
+	fi
+	need_servers postgresql=postgresql redis-server=redis-server || return 1
+	[ -z "$made" ] || as_root rm -f "$settings"
 }
 
 # configure_in FOLDER FLAG...: bootstrap if that is due, and configure there;

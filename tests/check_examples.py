@@ -60,7 +60,7 @@ ALONE = {
 # valgrind 3.19 does not know pidfd_open(2), and lets neither another thread run
 # nor a signal in while one waits in io_uring_enter(2).
 NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
-WITH_PEERS = {"client", "echo_server", "forward", "tls_client", "tls_echo_server",
+WITH_PEERS = {"client", "echo_server", "forward", "query", "tls_client", "tls_echo_server",
               "udp_echo_server"}
 
 
@@ -183,6 +183,28 @@ def check_udp_echo(tap):
     tap.result("udp_echo_server", problem or compare(
         r"closed after \d+ datagrams\n" if WRAPPER else r"closed after 3 datagrams\n",
         told["output"]))
+
+
+def answer_one_query(peer):
+    """A name server for one question: an MX record for whatever was asked."""
+    query, client = peer.recvfrom(65536)
+    end = query.index(b"\0", 12) + 5  # the question: a name, type and class
+    data = struct.pack("!H", 10) + b"\4mail\xc0\x0c"
+    peer.sendto(query[:2] + b"\x84\0" + struct.pack("!4H", 1, 1, 0, 0) + query[12:end]
+                + b"\xc0\x0c" + struct.pack("!HHIH", 15, 1, 300, len(data)) + data, client)
+
+
+def check_query(tap):
+    with socket.socket(type=socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(TIMEOUT_SECONDS)
+        thread = threading.Thread(target=answer_one_query, args=(peer,))
+        thread.start()
+        problem, output = run(command("query", "example.org", "15", "127.0.0.1",
+                                      str(peer.getsockname()[1])))
+        thread.join()
+    tap.result("query", problem or compare(
+        r"valid for 300 s\nexample\.org 300 15 10 mail\.example\.org\n", output))
 
 
 def check_forward(tap):
@@ -500,8 +522,8 @@ def main():
                "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_compile, check_alone, check_echo, check_udp_echo, check_forward, check_tls,
-              check_io_uring_off, check_kloop_info, check_denied]
+    checks = [check_compile, check_alone, check_echo, check_udp_echo, check_query, check_forward,
+              check_tls, check_io_uring_off, check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)
     for check in checks:

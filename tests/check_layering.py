@@ -3,7 +3,8 @@
 """Each room knows only what it may know.
 
 Reads the #include lines of the library, the tools, the examples and the Python
-extension; compiles each installed header alone, as C and as C++; looks for the
+extension; compiles each installed header alone, as C and as C++; looks for files
+that no list of the tarball names; looks for the
 licence line in every source. Prints TAP.
 """
 import os
@@ -159,7 +160,7 @@ def check_extension():
             if own and not (path.parent / what).is_file():
                 problems.append(f"{name(path)}:{number} includes {what}, which does not exist")
             public = angle and re.match(r"kloop(/\w+)?\.h$", what)
-            python = angle and what in ("Python.h", "structmember.h", "frameobject.h")
+            python = angle and what in ("Python.h", "structmember.h", "frameobject.h", "pythread.h")
             if not (own or public or python or (angle and LIBC.match(what))):
                 problems.append(f"{name(path)}:{number} includes {what}")
     report("python/src/ext uses Python.h, installed headers, its own and libc", problems)
@@ -245,6 +246,26 @@ def check_licence():
     report("every source names its licence", problems)
 
 
+def check_distribution():
+    """In a checkout: what is tracked is in the tarball, but for what is the checkout's own."""
+    if not (SOURCE / ".git").exists() or shutil.which("git") is None:
+        return
+    tracked = subprocess.run(
+        ["git", "-c", f"safe.directory={SOURCE}", "ls-files"], cwd=SOURCE, capture_output=True,
+        text=True, check=False)
+    make = subprocess.run(["make", "-s", "print-DISTFILES", "print-DIST_COMMON"], cwd=BUILD,
+                          capture_output=True, text=True, check=False)
+    problems = [r.stderr.strip() for r in (tracked, make) if r.returncode != 0]
+    words = {word.removeprefix(f"{SOURCE}/").removeprefix("./") for word in make.stdout.split()}
+    # A folder stands for what is in it.
+    folders = tuple(f"{word.rstrip('/')}/" for word in words if (SOURCE / word).is_dir())
+    for path in tracked.stdout.split("\n"):
+        own = path.startswith((".", "debian/")) or path == ""
+        if not own and path not in words and not path.startswith(folders):
+            problems.append(f"{path} is in no EXTRA_DIST")
+    report("every file is in the tarball", problems)
+
+
 def main():
     check_foreign(r"liburing", "lib/ring/")
     check_foreign(r"openssl/", "lib/tls/")
@@ -254,6 +275,7 @@ def main():
     check_extension()
     check_installed()
     check_licence()
+    check_distribution()
     print(f"1..{count}")
     return 1 if failures else 0
 

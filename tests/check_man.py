@@ -157,6 +157,40 @@ def check_names(tap, headers, pages):
                 if len(where) > 1 or (name not in functions and name not in titles)])
 
 
+SECTIONS = {
+    "3": ["NAME", "LIBRARY", "SYNOPSIS", "DESCRIPTION", "RETURN VALUE", "ERRORS", "ATTRIBUTES",
+          "VERSIONS", "NOTES", "EXAMPLES", "SEE ALSO"],
+    "7": ["NAME", "LIBRARY", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "VERSIONS",
+          "NOTES", "EXAMPLES", "SEE ALSO"],
+}
+OPTIONAL = {"3": {"NOTES"}, "7": set(SECTIONS["7"]) - {"NAME", "DESCRIPTION", "SEE ALSO"}}
+
+
+def check_sections(tap, pages):
+    """The same sections in the same order everywhere."""
+    for page in pages:
+        number = page.name.rsplit(".", 1)[1]
+        if number not in SECTIONS:
+            continue
+        found = re.findall(r'^\.SH "?(.*?)"?$', page.source, flags=re.M)
+        wanted = [title for title in SECTIONS[number]
+                  if title in found or title not in OPTIONAL[number]]
+        tap.result(f"{page.name}: its sections",
+                   [] if found == wanted else [f"has {found}", f"not {wanted}"])
+
+
+def check_references(tap, pages):
+    """What a page refers to in this manual is there."""
+    names = {f"{name}({page.name.rsplit('.', 1)[1]})" for page in pages for name in page.names()}
+    problems = []
+    for page in pages:
+        text = page.source.replace("\\-", "-")
+        found = re.findall(r"^\.BR (kloop[\w-]*) \((\d)\)", text, flags=re.M)
+        problems += [f"{page.name}: {name}({number}) is not there" for name, number in found
+                     if f"{name}({number})" not in names]
+    tap.result("every page that is referred to is there", sorted(set(problems)))
+
+
 def check_aliases(tap, headers, pages):
     script = SOURCE / "scripts/man-aliases"
     sources = [str(path) for path in sorted((SOURCE / "man").glob("man3/*.in"))]
@@ -219,7 +253,7 @@ def check_examples(tap, pages):
             lines = (SOURCE / "examples" / name).read_text().split("\n")[1:]
             if "\n".join(lines).expandtabs(4) not in blocks:
                 problems.append(f"examples/{name} is not in it as it is")
-        if "@EXAMPLE" in page.text or "@VERSION" in page.text:
+        if "@EXAMPLE" in page.text or "@VERSION" in page.text or "@PKG" in page.text:
             problems.append("a marker was left in it")
         tap.result(f"{page.name}: examples are the files", problems)
     programs = {path.name for path in (SOURCE / "examples").glob("*.c")}
@@ -248,6 +282,8 @@ def main():
     pages = [Page(path) for path in sorted((SOURCE / "man").glob("man[0-9]/*.in"))]
     tap = Tap()
     check_names(tap, headers, pages)
+    check_sections(tap, pages)
+    check_references(tap, pages)
     check_aliases(tap, headers, pages)
     check_declarations(tap, headers, pages)
     check_facts(tap, pages)

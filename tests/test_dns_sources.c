@@ -4,6 +4,7 @@
  * each. In a network of its own with routes of all kinds where that is
  * permitted, and with the machine's own routes in any case.
  */
+#include "dns/config.h"
 #include "dns/order.h"
 #include "support.h"
 
@@ -48,6 +49,17 @@ static bool ask_kernel(const uint8_t address[16], uint8_t source[16])
 }
 
 static int remembered, asked;
+
+/* A sandbox that refuses netlink, as RestrictAddressFamilies= of systemd may. */
+static bool netlink_refused;
+
+int __real_kl_netlink_open(unsigned groups);
+int __wrap_kl_netlink_open(unsigned groups);
+
+int __wrap_kl_netlink_open(unsigned groups)
+{
+	return netlink_refused ? -1 : __real_kl_netlink_open(groups);
+}
 
 static void check(struct kl_sources *sources, const uint8_t address[16])
 {
@@ -313,6 +325,29 @@ START_TEST(what_is_never_remembered)
 	ck_assert_ptr_nonnull(kl_sources_find(&sources, address));
 }
 END_TEST
+/* AI_ADDRCONFIG leaves no family out, and the kernel is asked for a way to each address. */
+START_TEST(without_netlink)
+{
+	struct kl_found_address found[] = {
+		{ .family = AF_INET, .address = { 127, 0, 0, 1 } },
+		{ .family = AF_INET, .address = { 127, 0, 0, 2 } },
+	};
+	struct kl_gai gai = { 0 };
+	struct kl_routes routes;
+	bool has4 = false, has6 = false;
+
+	kl_gai_finish(&gai);
+	kl_routes_init(&routes);
+	netlink_refused = true;
+	kl_routes_families(&routes, &has4, &has6);
+	ck_assert(has4);
+	ck_assert(has6);
+	kl_order(&routes, &gai, found, KT_COUNT(found));
+	ck_assert(found[0].reachable && found[1].reachable);
+	netlink_refused = false;
+	kl_routes_free(&routes);
+}
+END_TEST
 
 int main(void)
 {
@@ -324,5 +359,6 @@ int main(void)
 	tcase_add_test(tcase, routes_that_change);
 	tcase_add_test(tcase, too_many_prefixes);
 	tcase_add_test(tcase, what_is_never_remembered);
+	tcase_add_test(tcase, without_netlink);
 	return kt_main(suite);
 }

@@ -137,6 +137,66 @@ START_TEST(accepts)
 }
 END_TEST
 
+static void scene_share(struct scene *scene, int fd, int mode)
+{
+	memset(scene, 0, sizeof(*scene));
+	scene->loop = kt_mode_loop(mode);
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	ck_assert_int_ge(fd, 0);
+	ck_assert_int_eq(kloop_listener_new(scene->loop, fd, KLOOP_LISTENER_SHARED, &handlers,
+					    scene, &scene->listener), 0);
+}
+
+/* Of two loops on one socket the one that turns gets what comes, and neither gets all. */
+START_TEST(takes_turns)
+{
+	struct scene scene[2];
+	struct kloop_address address;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int clients[60];
+
+	ck_assert_int_eq(kloop_address_parse("127.0.0.1", 0, &address), 0);
+	ck_assert_int_eq(bind(fd, &address.u.any, address.length), 0);
+	ck_assert_int_eq(listen(fd, 100), 0);
+	ck_assert_int_eq(getsockname(fd, &address.u.any, &address.length), 0);
+	for (int i = 0; i < 2; i++)
+		scene_share(&scene[i], fd, _i);
+	ck_assert(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	kt_turn_for(scene[0].loop, 2);
+	kt_turn_for(scene[1].loop, 2);
+
+	for (int i = 0; i < 20; i++)
+		clients[i] = client(&address);
+	kt_turn_until(scene[1].loop, &scene[1].accepted, 20);
+	for (int i = 20; i < 40; i++)
+		clients[i] = client(&address);
+	kt_turn_until(scene[0].loop, &scene[0].accepted, 20);
+	ck_assert_int_eq(scene[1].accepted, 20);
+
+	/* Both are woken; some find nothing, and go on waiting. */
+	for (int i = 40; i < 60; i++)
+		clients[i] = client(&address);
+	while (scene[0].accepted + scene[1].accepted < 60) {
+		kt_turn_for(scene[0].loop, 1);
+		kt_turn_for(scene[1].loop, 1);
+	}
+	kt_turn_for(scene[0].loop, 2);
+	kt_turn_for(scene[1].loop, 2);
+	ck_assert_int_eq(scene[0].errors + scene[1].errors, 0);
+	ck_assert_int_eq(scene[0].accepted + scene[1].accepted, 60);
+
+	for (int i = 0; i < 60; i++)
+		kt_close(clients[i]);
+	kt_close(fd);
+	ck_assert_int_eq(kloop_listener_pause(scene[0].listener), 0);
+	while (KT_STAT(scene[0].loop, in_flight) > 0)
+		kt_turn_for(scene[0].loop, 1);
+	ck_assert_int_eq(kloop_listener_resume(scene[0].listener), 0);
+	scene_close(&scene[0]);
+	scene_close(&scene[1]);
+}
+END_TEST
+
 START_TEST(pauses)
 {
 	struct scene scene;
@@ -544,6 +604,7 @@ int main(void)
 	TCase *tcase = kt_case(suite, "accept", 30);
 
 	tcase_add_loop_test(tcase, accepts, 0, KT_MODES);
+	tcase_add_loop_test(tcase, takes_turns, 0, KT_MODES);
 	tcase_add_loop_test(tcase, pauses, 0, KT_MODES);
 	tcase_add_loop_test(tcase, inside_on_accept, 0, KT_MODES * 2);
 	/* valgrind keeps the limit of descriptors to itself: io_uring never hears of it. */

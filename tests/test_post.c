@@ -62,10 +62,13 @@ static volatile sig_atomic_t handled;
 
 static void wake_in_handler(int number)
 {
+	int saved = errno;
+
 	(void)number;
 	errno = 77;
 	handled += kloop_loop_wake(handler_loop) == 0;
 	handled += errno != 77; /* the handler's errno is left alone */
+	errno = saved;
 }
 
 START_TEST(wakes_from_a_signal_handler)

@@ -165,14 +165,23 @@ static bool set_path(struct kl_loader *loader)
 }
 
 /* Operations that come to an end after the loader was given up. True: it was. */
-static bool is_over(struct kl_loader *loader, int32_t result)
+static bool is_over(struct kl_loader *loader)
 {
 	if (!loader->resolver) {
 		free_loader(loader);
 		return true;
 	}
 	/* At the loop's end the exit hook does what is left. */
-	return result == -ECANCELED || kl_loop_is_closing(loader->resolver->loop);
+	return kl_loop_is_closing(loader->resolver->loop);
+}
+
+/*
+ * Nobody asked for that end: a signal did it, or the thread for which the kernel
+ * worked is gone. It says nothing about the file: once more.
+ */
+static bool is_repeated(int32_t result)
+{
+	return result == -EINTR || result == -ECANCELED;
 }
 
 static void file_done(struct kl_loader *loader)
@@ -198,8 +207,16 @@ static void piece_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	int ret;
 
 	(void)flags;
-	if (is_over(loader, result))
+	if (is_over(loader))
 		return;
+	if (is_repeated(result)) {
+		read_piece(loader);
+		return;
+	}
+	if (result == -ENOMEM) {
+		finish(loader, result);
+		return;
+	}
 	/* What cannot be read ends there. */
 	if (result <= 0) {
 		file_done(loader);
@@ -230,13 +247,19 @@ static void read_piece(struct kl_loader *loader)
 		finish(loader, ret);
 }
 
+static void read_status(struct kl_loader *loader);
+
 static void status_done(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kl_loader *loader = kl_container_of(op, struct kl_loader, op);
 
 	(void)flags;
-	if (is_over(loader, result))
+	if (is_over(loader))
 		return;
+	if (is_repeated(result)) {
+		read_status(loader);
+		return;
+	}
 	/* Pipes and devices are no files to read. */
 	if (result < 0 || !S_ISREG(loader->status.stx_mode)) {
 		file_done(loader);
@@ -248,16 +271,30 @@ static void status_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	read_piece(loader);
 }
 
+static void read_status(struct kl_loader *loader)
+{
+	int ret;
+
+	loader->op.complete = status_done;
+	ret = kl_op_statx(loader->resolver->loop, &loader->op, loader->fd, "", AT_EMPTY_PATH,
+			  STAMP_MASK, &loader->status);
+	if (ret < 0)
+		finish(loader, ret);
+}
+
 static void open_done(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kl_loader *loader = kl_container_of(op, struct kl_loader, op);
-	int ret;
 
 	(void)flags;
 	if (result >= 0)
 		loader->fd = result;
-	if (is_over(loader, result))
+	if (is_over(loader))
 		return;
+	if (is_repeated(result)) {
+		load(loader);
+		return;
+	}
 	if (result < 0) {
 		/* A file that may not be read is none; without descriptors nothing can be said. */
 		if (result == -EMFILE || result == -ENFILE || result == -ENOMEM)
@@ -266,11 +303,7 @@ static void open_done(struct kloop_op *op, int32_t result, uint32_t flags)
 			file_done(loader);
 		return;
 	}
-	loader->op.complete = status_done;
-	ret = kl_op_statx(loader->resolver->loop, &loader->op, loader->fd, "", AT_EMPTY_PATH,
-			  STAMP_MASK, &loader->status);
-	if (ret < 0)
-		finish(loader, ret);
+	read_status(loader);
 }
 
 /* Read the next file, or be ready. */
@@ -311,8 +344,12 @@ static void look_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	struct kl_stamp stamp;
 
 	(void)flags;
-	if (is_over(loader, result))
+	if (is_over(loader))
 		return;
+	if (is_repeated(result)) {
+		look(loader);
+		return;
+	}
 	memset(&stamp, 0, sizeof(stamp));
 	if (result == 0)
 		stamp = stamp_of(&loader->status);

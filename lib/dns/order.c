@@ -123,8 +123,8 @@ static bool take_dump(struct kl_routes *routes, const char *buffer, size_t bytes
 	return false;
 }
 
-/* The kernel makes the dump while it is read: nothing here waits. */
-static void dump(struct kl_routes *routes)
+/* The kernel makes the dump while it is read: nothing here waits. False: not all of it came. */
+static bool dump(struct kl_routes *routes)
 {
 	struct {
 		struct nlmsghdr header;
@@ -137,17 +137,17 @@ static void dump(struct kl_routes *routes)
 	};
 	_Alignas(struct nlmsghdr) char buffer[32768];
 	int fd = kl_netlink_open(0);
+	bool complete = false;
 	ssize_t bytes;
 
 	if (fd < 0)
-		return;
+		return false;
 	if (send(fd, &request, sizeof(request), MSG_DONTWAIT) == (ssize_t)sizeof(request)) {
-		while ((bytes = recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0) {
-			if (take_dump(routes, buffer, (size_t)bytes))
-				break;
-		}
+		while (!complete && (bytes = recv(fd, buffer, sizeof(buffer), MSG_DONTWAIT)) > 0)
+			complete = take_dump(routes, buffer, (size_t)bytes);
 	}
 	close(fd);
+	return complete;
 }
 
 static int by_address(const void *a, const void *b)
@@ -167,11 +167,12 @@ static void refresh(struct kl_routes *routes)
 		routes->locals = kl_malloc(KL_INTERFACES_MAX * sizeof(*routes->locals));
 	routes->count = 0;
 	routes->has4 = routes->has6 = false;
-	if (routes->locals)
-		dump(routes);
+	routes->valid = routes->locals && dump(routes);
+	/* In a sandbox without netlink nothing is known, and nothing is ruled out. */
+	if (!routes->valid)
+		routes->has4 = routes->has6 = true;
 	if (routes->count != 0)
 		qsort(routes->locals, routes->count, sizeof(*routes->locals), by_address);
-	routes->valid = routes->locals != NULL;
 }
 
 void kl_routes_init(struct kl_routes *routes)

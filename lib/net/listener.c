@@ -16,6 +16,8 @@
 
 /* How long to wait when descriptors or memory ran out. */
 #define RETRY_NS UINT64_C(100000000)
+/* Of a shared socket's connections, how many are taken before others have their turn. */
+#define SHARED_BATCH 8
 /* Passing errors in a row after which the listener waits as well. */
 #define PASSING_ERRORS 64
 
@@ -230,6 +232,28 @@ static void handle_error(struct kloop_listener *listener, int error)
 	}
 }
 
+/*
+ * A shared socket is ready, and all who wait for that know. An accept in the
+ * ring would not do: such waits are exclusive, and the kernel wakes the first
+ * of the queue, where a multishot stays.
+ */
+static void accept_shared(struct kloop_listener *listener)
+{
+	int fd, i;
+
+	for (i = 0; i < SHARED_BATCH && wanted(listener); i++) {
+		fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		kl_loop_count_direct(listener->loop);
+		if (fd < 0) {
+			if (errno != EAGAIN) /* somebody else took it */
+				handle_error(listener, -errno);
+			return;
+		}
+		listener->passing_errors = 0;
+		listener->handlers->on_accept(listener, fd, listener->user);
+	}
+}
+
 static void accept_done(struct kloop_op *op, int32_t result, uint32_t flags);
 
 static void ready_done(struct kloop_op *op, int32_t result, uint32_t flags)
@@ -241,6 +265,8 @@ static void ready_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	listener->cancelled = false;
 	if (result < 0)
 		handle_error(listener, result);
+	else if ((listener->flags & KLOOP_LISTENER_SHARED) && !kl_loop_is_closing(listener->loop))
+		accept_shared(listener);
 	go_on(listener);
 	leave(listener);
 }
@@ -285,6 +311,10 @@ static int arm(struct kloop_listener *listener)
 {
 	int flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
 
+	if (listener->flags & KLOOP_LISTENER_SHARED) {
+		listener->accept_op.complete = ready_done;
+		return kloop_op_poll(listener->loop, &listener->accept_op, listener->fd, POLLIN);
+	}
 	listener->accept_op.complete = accept_done;
 	if (listener->multishot)
 		return kloop_op_accept_multishot(listener->loop, &listener->accept_op,
@@ -322,9 +352,16 @@ static int check_new(struct kloop_loop *loop, const struct kloop_listener_handle
 	if (!loop || !handlers || handlers->size < sizeof(*handlers) || !handlers->on_accept ||
 	    !handlers->on_close || !ret_listener ||
 	    (flags & ~(unsigned)(KLOOP_LISTENER_KEEP_FD | KLOOP_LISTENER_REUSE_PORT |
-				 KLOOP_LISTENER_IP6_ONLY)))
+				 KLOOP_LISTENER_IP6_ONLY | KLOOP_LISTENER_SHARED)))
 		return -EINVAL;
 	return kl_loop_check(loop);
+}
+
+static int set_nonblocking(int fd)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	return flags < 0 || (flags & O_NONBLOCK) ? flags : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
 int kloop_listener_new(struct kloop_loop *loop, int fd, unsigned flags,
@@ -341,6 +378,8 @@ int kloop_listener_new(struct kloop_loop *loop, int fd, unsigned flags,
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
 		return errno == EBADF ? -EBADF : -EINVAL;
 	if (!listens)
+		return -EINVAL;
+	if ((flags & KLOOP_LISTENER_SHARED) && set_nonblocking(fd) < 0)
 		return -EINVAL;
 	listener = kl_calloc(1, sizeof(*listener));
 	if (!listener)

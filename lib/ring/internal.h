@@ -50,6 +50,8 @@ struct kloop_loop {
 	struct kloop_op in_flight;
 	size_t in_flight_count;
 	size_t internal_count;
+	/* Asks again for the end of operations that a worker of the kernel was busy with. */
+	struct kloop_timer again;
 	/* Completions that no kernel brings: (op, result) of a ring that is gone. */
 	struct kloop_op *synthetic;
 	struct kloop_op **synthetic_tail;
@@ -104,7 +106,11 @@ enum {
 	KL_OP_SYNTHETIC = 1 << 3,
 	KL_OP_POOLED = 1 << 4,    /* takes its buffers from a pool */
 	KL_OP_CANCELLED = 1 << 5, /* at the loop's end: the kernel was asked to end it */
+	KL_OP_STUBBORN = 1 << 6,  /* the kernel was asked, and said -EALREADY */
 };
+
+/* In the user_data of a cancel, beside the operation's address. */
+#define KL_CANCEL_BIT UINT64_C(1)
 
 /* Bits of kloop_op.reserved: before the submission, and the result of a synthetic completion. */
 enum {
@@ -131,6 +137,8 @@ void kl_op_activate(struct kloop_loop *loop, struct kloop_op *op, struct io_urin
 void kl_op_retire(struct kloop_loop *loop, struct kloop_op *op);
 void kl_op_complete_synthetic(struct kloop_loop *loop, struct kloop_op *op, int result);
 int kl_op_request_cancel(struct kloop_loop *loop, struct kloop_op *op);
+void kl_op_note_cancel(struct kloop_loop *loop, uint64_t user_data, int32_t result);
+void kl_ops_cancel_again(struct kloop_timer *timer);
 void kl_backlog_flush(struct kloop_loop *loop);
 int kl_submit(struct kloop_loop *loop, bool get_events);
 int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until_ns);

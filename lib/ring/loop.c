@@ -21,6 +21,7 @@ static void init(struct kloop_loop *loop, const struct kloop_loop_options *optio
 	loop->defers_tail = &loop->defers;
 	loop->exits.next = &loop->exits;
 	loop->exits.prev = &loop->exits;
+	kloop_timer_init(&loop->again, kl_ops_cancel_again);
 	loop->wake_fd = -1;
 	loop->spin_ns = loop->options.spin_set ? loop->options.spin_ns :
 			loop->options.sqpoll   ? 50000 :
@@ -188,6 +189,14 @@ static bool cancel_all(struct kloop_loop *loop)
 	return true;
 }
 
+static void forget_cancels(struct kloop_loop *loop)
+{
+	struct kloop_op *op;
+
+	for (op = loop->in_flight.next; op != &loop->in_flight; op = op->next)
+		op->state &= ~(uint32_t)KL_OP_CANCELLED;
+}
+
 /*
  * Cancel all and wait for it: the kernel holds memory that is not ours. Without
  * memory for the backlog it takes a round for each queue of cancels.
@@ -207,6 +216,11 @@ static void drain(struct kloop_loop *loop)
 			(void)io_uring_sqring_wait(&loop->ring);
 		} else if (loop->in_flight.next != &loop->in_flight && loop->synthetic == NULL) {
 			ret = kl_submit_and_wait(loop, 100000000, 0);
+			/* Nothing ended: kl_op_note_cancel() says how that can be. */
+			if (ret == 0 && io_uring_cq_ready(&loop->ring) == 0) {
+				forget_cancels(loop);
+				asked = false;
+			}
 		}
 		/* A ring that takes no calls any more still ends what it holds when it is closed. */
 		if (ret < 0 && ret != -EINTR) {
@@ -270,7 +284,7 @@ void kloop_loop_set_before_wait(struct kloop_loop *loop, void (*before_wait)(voi
 
 uint64_t kloop_loop_get_features(const struct kloop_loop *loop)
 {
-	return loop->features;
+	return __atomic_load_n(&loop->features, __ATOMIC_RELAXED);
 }
 
 bool kl_loop_is_closing(const struct kloop_loop *loop)

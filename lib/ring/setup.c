@@ -64,26 +64,28 @@ static int try_rung(struct kloop_loop *loop, const struct rung *rung, struct io_
  * release: SOCKET came with multishot accept and buffer rings (5.19), SEND_ZC
  * with multishot receive (6.0).
  */
-static void probe_features(struct kloop_loop *loop, const struct io_uring_params *params)
+static uint64_t probe_features(struct kloop_loop *loop, const struct io_uring_params *params)
 {
+	uint64_t features = 0;
 	struct io_uring_probe *probe = io_uring_get_probe_ring(&loop->ring);
 
 	if (params->features & IORING_FEAT_CQE_SKIP)
-		loop->features |= KLOOP_FEATURE_CQE_SKIP;
+		features |= KLOOP_FEATURE_CQE_SKIP;
 	if (probe != NULL) {
 		if (io_uring_opcode_supported(probe, IORING_OP_SOCKET))
-			loop->features |= KLOOP_FEATURE_BUFFER_RING | KLOOP_FEATURE_ACCEPT_MULTISHOT;
+			features |= KLOOP_FEATURE_BUFFER_RING | KLOOP_FEATURE_ACCEPT_MULTISHOT;
 		if (io_uring_opcode_supported(probe, IORING_OP_SEND_ZC))
-			loop->features |= KLOOP_FEATURE_RECV_MULTISHOT;
+			features |= KLOOP_FEATURE_RECV_MULTISHOT;
 		if (io_uring_opcode_supported(probe, IORING_OP_MKDIRAT))
-			loop->features |= KLOOP_FEATURE_MKDIRAT;
+			features |= KLOOP_FEATURE_MKDIRAT;
 		if (io_uring_opcode_supported(probe, KL_IORING_OP_FTRUNCATE))
-			loop->features |= KLOOP_FEATURE_FTRUNCATE;
+			features |= KLOOP_FEATURE_FTRUNCATE;
 		io_uring_free_probe(probe);
 	}
-	loop->features &= ~loop->options.without;
-	if (!(loop->features & KLOOP_FEATURE_BUFFER_RING))
-		loop->features &= ~(uint64_t)KLOOP_FEATURE_RECV_MULTISHOT;
+	features &= ~loop->options.without;
+	if (!(features & KLOOP_FEATURE_BUFFER_RING))
+		features &= ~(uint64_t)KLOOP_FEATURE_RECV_MULTISHOT;
+	return features;
 }
 
 static int check_processor(const struct kloop_loop *loop)
@@ -103,6 +105,7 @@ int kl_ring_open(struct kloop_loop *loop)
 					      sizeof(plain_rungs) / sizeof(plain_rungs[0]);
 	const char *off = getenv("KLOOP_IO_URING");
 	struct io_uring_params params;
+	uint64_t features = 0;
 	int ret;
 
 	if (off != NULL && strcmp(off, "0") == 0)
@@ -116,7 +119,7 @@ int kl_ring_open(struct kloop_loop *loop)
 			continue;
 		ret = try_rung(loop, &rungs[i], &params);
 		if (ret == 0) {
-			loop->features = rungs[i].features;
+			features = rungs[i].features & ~loop->options.without;
 			loop->ring_enabled = !(rungs[i].flags & IORING_SETUP_R_DISABLED);
 		}
 	}
@@ -129,7 +132,9 @@ int kl_ring_open(struct kloop_loop *loop)
 		return KLOOP_ERROR_RING_TOO_OLD;
 	}
 	loop->ring_open = true;
-	probe_features(loop, &params);
+	features |= probe_features(loop, &params);
+	/* At once: other threads may ask, also while the loop changes its thread. */
+	__atomic_store_n(&loop->features, features, __ATOMIC_RELAXED);
 	return 0;
 }
 
@@ -151,7 +156,8 @@ int kl_ring_bind(struct kloop_loop *loop)
 	}
 	if (!(loop->options.without & KLOOP_FEATURE_REGISTERED_RING) &&
 	    io_uring_register_ring_fd(&loop->ring) == 1)
-		loop->features |= KLOOP_FEATURE_REGISTERED_RING;
+		__atomic_fetch_or(&loop->features, (uint64_t)KLOOP_FEATURE_REGISTERED_RING,
+				  __ATOMIC_RELAXED);
 	return 0;
 }
 

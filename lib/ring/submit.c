@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* When to ask again for the end of what did not end. */
+#define CANCEL_AGAIN_NS UINT64_C(10000000)
+
 /* Room for one more entry behind those that found the queue full. */
 static struct io_uring_sqe *backlog_push(struct kloop_loop *loop)
 {
@@ -132,10 +135,52 @@ int kl_op_request_cancel(struct kloop_loop *loop, struct kloop_op *op)
 	if (sqe == NULL)
 		return -ENOMEM;
 	io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)op, 0);
-	io_uring_sqe_set_data64(sqe, 0);
+	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)op | KL_CANCEL_BIT);
 	if (loop->features & KLOOP_FEATURE_CQE_SKIP)
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
 	return 0;
+}
+
+/*
+ * What became of a cancel. -EALREADY says that a worker of the kernel was busy
+ * with the operation and was interrupted; which it may overlook: a send with
+ * MSG_WAITALL that moved a part goes on with the rest, and waits again (seen with
+ * Linux 6.18 and a Unix socket that is full). So it is asked again, after a
+ * while. The operation may be gone, or its memory in use by another one: only
+ * what is in flight is looked at.
+ */
+void kl_op_note_cancel(struct kloop_loop *loop, uint64_t user_data, int32_t result)
+{
+	const struct kloop_op *wanted =
+		(const struct kloop_op *)(uintptr_t)(user_data & ~KL_CANCEL_BIT);
+	struct kloop_op *op = loop->in_flight.next;
+
+	if (result != -EALREADY)
+		return;
+	while (op != &loop->in_flight && op != wanted)
+		op = op->next;
+	if (op == &loop->in_flight)
+		return;
+	op->state |= KL_OP_STUBBORN;
+	/* Without memory for the timer, or at the loop's end, which asks by itself: not again. */
+	if (!kloop_timer_is_active(&loop->again))
+		(void)!kloop_timer_start(loop, &loop->again, kloop_now() + CANCEL_AGAIN_NS);
+}
+
+void kl_ops_cancel_again(struct kloop_timer *timer)
+{
+	struct kloop_loop *loop = timer->loop;
+	struct kloop_op *op;
+
+	for (op = loop->in_flight.next; op != &loop->in_flight; op = op->next) {
+		if (!(op->state & KL_OP_STUBBORN))
+			continue;
+		if (kl_op_request_cancel(loop, op) < 0) {
+			(void)!kloop_timer_start(loop, timer, kloop_now() + CANCEL_AGAIN_NS);
+			return;
+		}
+		op->state &= ~(uint32_t)KL_OP_STUBBORN;
+	}
 }
 
 /* Will liburing's submit make a system call? For the counters. */

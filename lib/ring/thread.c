@@ -9,12 +9,19 @@ static unsigned fork_generation;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_error;
 
-/* The address of a thread's own variable is as good a name as its id, and free. */
+/*
+ * A number that no other thread of the process has, before or after: the address
+ * of a variable of the thread's own, or its id, are those of a later thread again,
+ * to which a ring of the former does not belong.
+ */
 const void *kl_thread_token(void)
 {
-	static __thread char token;
+	static _Atomic uintptr_t last;
+	static __thread uintptr_t token;
 
-	return &token;
+	if (token == 0)
+		token = atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
+	return (const void *)token;
 }
 
 static void count_fork(void)

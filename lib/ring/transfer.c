@@ -86,7 +86,8 @@ static bool go_on_after_step(struct kloop_transfer *t, int32_t result, int *ret_
 		t->done += (size_t)result;
 		return t->done < t->least;
 	}
-	if (result == -EINTR)
+	/* By a signal; or because the thread for which the kernel worked is gone. */
+	if (result == -EINTR || (result == -ECANCELED && !t->cancelled))
 		return true;
 	if (result == -EAGAIN) {
 		t->polls = true;

@@ -62,14 +62,17 @@ int kl_dispatch(struct kloop_loop *loop)
 	if (loop->synthetic != NULL)
 		count += dispatch_synthetic(loop);
 	while (ready-- != 0 && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
-		struct kloop_op *op = io_uring_cqe_get_data(cqe);
+		uint64_t user_data = cqe->user_data;
+		struct kloop_op *op = (struct kloop_op *)(uintptr_t)user_data;
 		int32_t result = cqe->res;
 		uint32_t flags = cqe->flags;
 
 		io_uring_cqe_seen(&loop->ring, cqe);
 		loop->stats.completions++;
-		if (op == NULL)
+		if (user_data & KL_CANCEL_BIT) {
+			kl_op_note_cancel(loop, user_data, result);
 			continue;
+		}
 		if (result == -ENOBUFS && (op->state & KL_OP_POOLED))
 			loop->stats.buffers_empty++;
 		if (!(flags & IORING_CQE_F_MORE))

@@ -12,6 +12,7 @@ from file_tools import path, run  # noqa: F401
 from kloop import _kloop
 from resolver_tools import Files, NameServer
 from tls_tools import Certificates
+from transport_tools import PAIRS
 
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
 
@@ -20,6 +21,12 @@ FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
 def loop_factory(request):
     """What makes a loop; .name says which kind."""
     return FACTORIES[request.param]
+
+
+@pytest.fixture(params=sorted(PAIRS))
+def pair(request):
+    """What makes two connected sockets."""
+    return PAIRS[request.param]
 
 
 @pytest.fixture

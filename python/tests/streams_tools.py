@@ -7,12 +7,7 @@ import asyncio
 import contextlib
 import socket
 
-TIMEOUT = 60
-
-
-def run(loop, coroutine):
-    """Run it to its end, within a time that only a hanging one needs."""
-    return loop.run_until_complete(asyncio.wait_for(coroutine, TIMEOUT))
+from transport_tools import run  # noqa: F401 (for the tests)
 
 
 @contextlib.asynccontextmanager

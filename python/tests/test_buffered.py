@@ -8,25 +8,16 @@ import socket
 import pytest
 
 from transport_tools import (
-    PAIRS,
     BufferedRecorder,
     Recorder,
     caught_errors,
     connected,
+    run,
     thread,
     turns,
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 @pytest.mark.parametrize("size", [1, 7, 4096, 65536, 1 << 20])

@@ -7,24 +7,15 @@ import os
 import pytest
 
 from transport_tools import (
-    PAIRS,
     Recorder,
     connected,
     in_thread,
     receive_exactly,
+    run,
     turns,
     until,
     wait,
 )
-
-
-@pytest.fixture(params=sorted(PAIRS))
-def pair(request):
-    return PAIRS[request.param]
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def flow(protocol):

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """Handle and TimerHandle: asyncio's semantics, attributes and repr."""
 
+import asyncio
 import contextvars
 import gc
 import re
+import signal
+import threading
+import time
 import weakref
 
 import pytest
 
+import kloop
 from conftest import is_kloop
 
 
@@ -208,3 +213,121 @@ def test_handles_are_collected_in_cycles(loop):
     del thing, soon
     gc.collect()
     assert reference() is None and soon_reference() is None
+
+
+def test_asyncio_knows_them(loop):
+    """By isinstance(), which is how others ask."""
+    handle = loop.call_soon(callback)
+    later = loop.call_later(100, callback)
+    shared = loop.call_soon_threadsafe(callback)
+    assert isinstance(handle, asyncio.Handle) and not isinstance(handle, asyncio.TimerHandle)
+    assert isinstance(later, asyncio.TimerHandle) and isinstance(later, asyncio.Handle)
+    assert isinstance(shared, getattr(asyncio.events, "_ThreadSafeHandle", asyncio.Handle))
+    if is_kloop(loop):
+        assert type(handle) is type(shared) is kloop.Handle
+        assert type(later) is kloop.TimerHandle and isinstance(later, kloop.Handle)
+    later.cancel()
+
+
+@pytest.mark.parametrize("method", ["cancel", "cancelled"])
+def test_another_thread_waits_for_the_callback(loop, method):
+    """From Python 3.14 on: after cancel() the callback does not run, and will not."""
+    if not hasattr(asyncio.events, "_ThreadSafeHandle"):
+        return
+    began, ended = threading.Event(), threading.Event()
+    results = []
+
+    def slow():
+        began.set()
+        while len(asking) < 3:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        ended.set()
+
+    def ask(handle):
+        assert began.wait(60)
+        asking.append(1)
+        results.append((getattr(handle, method)(), ended.is_set()))
+
+    asking = []
+    handle = loop.call_soon_threadsafe(slow)
+    threads = [threading.Thread(target=ask, args=(handle,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    loop.call_soon_threadsafe(loop.stop)
+    loop.run_forever()
+    for thread in threads:
+        thread.join(60)
+    assert results == [(False if method == "cancelled" else None, True)] * 3
+
+
+def test_cancel_from_inside_and_from_the_loops_thread_never_waits(loop):
+    def act():
+        handle.cancel()
+        assert handle.cancelled()
+        got.append(1)
+
+    got = []
+    handle = loop.call_soon_threadsafe(act)
+    other = loop.call_soon_threadsafe(got.append, 2)
+    other.cancel()
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert got == [1]
+
+
+def test_a_signal_ends_the_wait_for_a_callback(kernel_loop):
+    """A Python handler that raises: KeyboardInterrupt, and such."""
+    if not hasattr(asyncio.events, "_ThreadSafeHandle"):
+        return
+    began, end = threading.Event(), threading.Event()
+
+    def slow():
+        began.set()
+        assert end.wait(60)
+        kernel_loop.stop()
+
+    def fail(*args):
+        raise ZeroDivisionError
+
+    handle = kernel_loop.call_soon_threadsafe(slow)
+    former = signal.signal(signal.SIGUSR1, fail)
+    thread = threading.Thread(target=kernel_loop.run_forever)
+    thread.start()
+    try:
+        assert began.wait(60)
+        threading.Timer(0.05, signal.pthread_kill,
+                        (threading.main_thread().ident, signal.SIGUSR1)).start()
+        with pytest.raises(ZeroDivisionError):
+            handle.cancel()
+        assert not end.is_set()
+    finally:
+        end.set()
+        thread.join(60)
+        signal.signal(signal.SIGUSR1, former)
+    handle.cancel()
+
+
+def test_collections_leave_what_is_scheduled(loop):
+    """The collector may not know handles that wait; it has to know those that were kept."""
+    class Thing:
+        pass
+
+    got = []
+    things = [Thing() for _ in range(300)]
+    references = [weakref.ref(thing) for thing in things]
+    kept = [loop.call_soon(got.append, thing) for thing in things][::3]
+    del things
+    for _ in range(3):
+        gc.collect()
+    assert None not in [reference() for reference in references]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    assert [reference() for reference in references] == got
+    assert all(gc.is_tracked(handle) for handle in kept)
+    got.clear()
+    assert [i for i, reference in enumerate(references) if reference() is not None] == \
+        list(range(0, 300, 3))
+    del kept
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 300

@@ -44,7 +44,7 @@ async def record(loop, pause):
     theirs.sendall(b"x" * 1000)
     theirs.close()
     _, protocol = await loop.create_connection(lambda: Recorder(loop, pause), sock=ours)
-    await asyncio.wait_for(protocol.lost, 5)
+    await asyncio.wait_for(protocol.lost, 60)
     return protocol.events
 
 

@@ -13,11 +13,7 @@ import weakref
 import pytest
 
 import kloop
-from transport_tools import Recorder, in_thread, turns, until, wait
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
+from transport_tools import Recorder, in_thread, run, turns, until, wait
 
 
 def pipe_pair():

@@ -7,11 +7,7 @@ import socket
 import pytest
 
 import kloop
-from resolver_tools import LIMIT
-
-
-def run(loop, awaitable):
-    return loop.run_until_complete(asyncio.wait_for(awaitable, LIMIT))
+from transport_tools import run
 
 
 def has_ip6():

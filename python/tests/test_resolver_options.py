@@ -11,13 +11,10 @@ import pytest
 
 import kloop
 from kloop import _records
-from resolver_tools import LIMIT, wire_name
+from resolver_tools import wire_name
+from transport_tools import run
 
 STREAM = socket.SOCK_STREAM
-
-
-def run(loop, awaitable):
-    return loop.run_until_complete(asyncio.wait_for(awaitable, LIMIT))
 
 
 def lookup(loop, name, **kwargs):

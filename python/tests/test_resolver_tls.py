@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """DNS over TLS from Python: who is asked, who is believed, and that nothing goes in the clear."""
 
-import asyncio
 import contextlib
 import socket
 import ssl
@@ -12,10 +11,7 @@ import pytest
 
 import kloop
 from resolver_tools import LIMIT
-
-
-def run(loop, awaitable):
-    return loop.run_until_complete(asyncio.wait_for(awaitable, LIMIT))
+from transport_tools import run
 
 
 def addresses(loop, name):

@@ -22,14 +22,11 @@ from transport_tools import (
     receive_all,
     receive_exactly,
     reset,
+    run,
     turns,
     until,
     wait,
 )
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def client(address, family=socket.AF_INET):
@@ -105,6 +102,46 @@ def test_start_serving_later(loop):
         await finish(server)
 
     run(loop, case())
+
+
+class LikeASocket:
+    """As gunicorn passes them: has a socket, and is none."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("kind", [lambda sock: sock, LikeASocket], ids=["socket", "like a socket"])
+def test_shared_socket(loop, loop_factory, kind):
+    """Of two loops with the same listener the one that has time takes what comes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    other = loop_factory()
+    servers = []
+    for each in loop, other:
+        echo = new_echo()
+        servers.append((each, echo, run(each, each.create_server(echo, sock=kind(listener.dup())))))
+    listener.close()
+
+    async def ask(echo, count):
+        for number in range(count):
+            peer = client(address)
+            peer.sendall(b"hello")
+            assert await in_thread(receive_exactly, peer, 5) == b"hello"
+            peer.close()
+        await until(lambda: all(p.transport.is_closing() for p in echo.made))
+        assert len(echo.made) == count
+
+    try:
+        for each, echo, _ in reversed(servers):
+            run(each, ask(echo, 5))
+        for each, _, server in servers:
+            run(each, finish(server))
+    finally:
+        other.close()
 
 
 def test_serve_forever_and_cancel(loop):

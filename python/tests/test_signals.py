@@ -52,11 +52,17 @@ def test_signal_before_the_run(loop):
 
 
 def test_several_signals(loop):
+    def note(number):
+        got.append(number)
+        if number == signal.SIGUSR2:
+            loop.stop()
+        else:
+            timers.append(kill_later(loop, signal.SIGUSR2, 0.01))
+
     got = []
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        loop.add_signal_handler(number, got.append, number)
-    timers = [kill_later(loop, signal.SIGUSR1, 0.01), kill_later(loop, signal.SIGUSR2, 0.02)]
-    loop.call_later(0.1, loop.stop)
+        loop.add_signal_handler(number, note, number)
+    timers = [kill_later(loop, signal.SIGUSR1, 0.01)]
     loop.run_forever()
     for timer in timers:
         timer.join()

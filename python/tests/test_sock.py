@@ -14,6 +14,7 @@ import warnings
 import pytest
 
 from conftest import is_kloop
+from transport_tools import run
 
 
 @pytest.fixture
@@ -39,10 +40,6 @@ def datagrams():
 
 def has_datagram_calls(loop):
     return is_kloop(loop) or sys.version_info >= (3, 11)
-
-
-def run(loop, coroutine):
-    return loop.run_until_complete(asyncio.wait_for(coroutine, 30))
 
 
 def test_recv_of_what_is_there(loop, pair):

@@ -3,10 +3,12 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import ssl
 import sys
+import weakref
 
 import pytest
 
@@ -232,6 +234,73 @@ def test_streams(tls_loop, certificates):
         await wait(server.wait_closed())
 
     run(tls_loop, case())
+
+
+def test_bytes_in_a_reader(kernel_loop, certificates):
+    """The client's hello went to the server's StreamReader before start_tls() was called."""
+    if sys.version_info < (3, 11):
+        return  # StreamWriter.start_tls() came with 3.11
+    refused = []
+
+    async def serve(reader, writer):
+        await until(lambda: "bytes" in repr(reader))
+        held = repr(reader)
+        with pytest.raises(TypeError):  # nothing is lost by what fails at once
+            await writer.start_tls(certificates.server(), ssl_handshake_timeout="long")
+        refused.append(repr(reader) == held)
+        await writer.start_tls(certificates.server())
+        writer.write(b"secret " + await reader.readline())
+        writer.close()
+
+    async def case():
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await wait(writer.start_tls(certificates.trusting(), server_hostname="localhost"))
+        writer.write(b"line\n")
+        assert await wait(reader.readline()) == b"secret line\n"
+        assert await wait(reader.read()) == b""
+        writer.close()
+        server.close()
+        await wait(server.wait_closed())
+        assert refused == [True]
+
+    run(kernel_loop, case())
+
+
+def test_failure_leaves_no_cycle(kernel_loop, certificates):
+    """The transport and the protocol of what failed go without the collector's help."""
+    references = []
+
+    class Client(asyncio.Protocol):
+        data = b""
+
+        def data_received(self, data):
+            self.data += data
+
+    async def fail():
+        transport, protocol = await kernel_loop.create_connection(Client, *address)
+        references.extend([weakref.ref(transport), weakref.ref(protocol)])
+        transport.write(b"STARTTLS")
+        await until(lambda: protocol.data == b"GO")
+        try:
+            await kernel_loop.start_tls(transport, protocol, ssl.create_default_context(),
+                                        server_hostname="localhost")
+        except ssl.SSLCertVerificationError:
+            return True
+
+    made, server, address = kernel_loop.run_until_complete(
+        start_upgrading(kernel_loop, certificates.server()))
+    gc.collect()
+    gc.disable()
+    try:
+        assert run(kernel_loop, fail())
+        run(kernel_loop, until(lambda: made[0].task.done()))
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        made[0].task.result()
+    run(kernel_loop, finish(server))
 
 
 # ---- failures -----------------------------------------------------------------

@@ -13,13 +13,9 @@ import warnings
 import pytest
 
 import kloop
-from transport_tools import turns, until, wait
+from transport_tools import run, turns, until, wait
 
 PIPE = subprocess.PIPE
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def python(code, *arguments):

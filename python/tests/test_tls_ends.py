@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 
 import pytest
 
@@ -220,6 +221,41 @@ def test_shutdown_time_out(tls_loop, certificates):
     run(tls_loop, case())
 
 
+@pytest.mark.parametrize("eof", ["never", "before", "after"])
+def test_shutdown_time_out_of_a_peer_that_does_not_read(tls_loop, certificates, eof):
+    """What is queued does not hold the connection: also if the peer has sent its own end."""
+    if not SSLPROTO_3_11 or (eof != "never" and tls_loop.tls != "kloop"):
+        return  # with the peer's end asyncio waits forever, until some 3.14
+    closed, done = threading.Event(), threading.Event()
+
+    def peer(sock):
+        bio = Bio(sock, certificates.server(), server_side=True)
+        bio.call("do_handshake")
+        if eof == "after":
+            assert closed.wait(60)
+        if eof != "never":
+            sock.shutdown(socket.SHUT_WR)
+        assert done.wait(60)
+
+    async def case():
+        async with serving(peer) as address:
+            transport, protocol = await connect(tls_loop, address, certificates.trusting(),
+                                                ssl_shutdown_timeout=0.1)
+            transport.write(bytes(32 << 20))
+            if eof != "before":
+                transport.close()
+                closed.set()
+            try:
+                error = await wait(protocol.lost)
+            finally:
+                done.set()
+            assert type(error) is TimeoutError
+            assert str(error) == "SSL shutdown timed out"
+        assert not tls_loop.failures
+
+    run(tls_loop, case())
+
+
 def test_abort(tls_loop, certificates):
     def peer(sock):
         bio = Bio(sock, certificates.server(), server_side=True)
@@ -241,6 +277,25 @@ def test_abort(tls_loop, certificates):
             transport.close()
             if tls_loop.tls == "kloop":
                 transport.write(b"nothing happens")
+
+    run(tls_loop, case())
+
+
+def test_abort_after_write(tls_loop, certificates):
+    """What is written is on its way, as sslproto's write() sends at once."""
+    def peer(sock):
+        bio = Bio(sock, certificates.server(), server_side=True)
+        bio.call("do_handshake")
+        assert bio.call("read", 8) == b"farewell"
+        with contextlib.suppress(ConnectionResetError):
+            assert read_all(sock) == b""
+
+    async def case():
+        async with serving(peer) as address:
+            transport, protocol = await connect(tls_loop, address, certificates.trusting("1.2"))
+            transport.write(b"farewell")
+            transport.abort()
+            assert await wait(protocol.lost) is None
 
     run(tls_loop, case())
 

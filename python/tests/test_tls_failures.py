@@ -362,10 +362,10 @@ def test_bad_record(tls_loop, certificates, version):
             transport, protocol = await connect(tls_loop, address, certificates.trusting())
             error = await wait(protocol.lost)
             assert type(error) is ssl.SSLError
-            assert error.reason == "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"
+            assert error.reason in ("DECRYPTION_FAILED_OR_BAD_RECORD_MAC", "RECORD_LAYER_FAILURE")
             assert error.library == "SSL"
             assert error.errno == 1
-            assert "decryption failed or bad record mac" in str(error)
+            assert error.reason.lower().replace("_", " ") in str(error)
             if tls_loop.tls == "kloop":
                 # asyncio drops it, since it arrived together with the bad one.
                 assert protocol.data == b"good"

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from pathlib import Path
 
-from transport_tools import TIMEOUT, Recorder, turns, until, wait
+from transport_tools import TIMEOUT, Recorder, run, turns, until, wait
 
 OPENSSL = shutil.which("openssl")
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -22,10 +22,6 @@ def openssl(*arguments):
     assert OPENSSL, "the openssl command is needed for the TLS tests"
     subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True, timeout=60,
                    stdin=subprocess.DEVNULL)
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 120))
 
 
 class Echo(asyncio.Protocol):

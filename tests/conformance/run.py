@@ -2,17 +2,22 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """CPython's own tests of asyncio, on kLoop. Prints TAP.
 
-    run.py [--loop kloop|asyncio] [--uses-loop] [MODULE[:CLASS[.test]]...]
+    run.py [--loop kloop|asyncio|uvloop] [--uses-loop] [MODULE[:CLASS[.test]]...]
 
 They are those that the distribution installs (Debian: libpython3.11-testsuite)
 and stay as they are: wherever they ask for a new event loop they get kLoop's.
 Each module runs in a process of its own, bounded in time; what it leaves
-running ends with it.
+running ends with it. A test that ends the process, or never ends, is a failure,
+and another process goes on with the next.
 
 exclusions.txt beside this file lists, with the reason, what is not expected to
 pass; one of those that passes all the same is a failure, so that the list stays
-true, but for those whose reason begins with "at times: ". A test that CPython skips by itself is counted as a comment only: it says
-nothing about the loop. --loop asyncio runs the same on asyncio, to compare.
+true, but for those whose reason begins with "at times: ", or with "never ends: ",
+which are not run. A test that CPython
+skips by itself is counted as a comment only: it says nothing about the loop.
+
+--loop asyncio and --loop uvloop run the same on those, to compare. --uses-loop
+leaves out of the counts what made no loop: tests of locks with mocks, and such.
 """
 import argparse
 import asyncio
@@ -35,7 +40,7 @@ MODULES = (
     "test_subprocess", "test_taskgroups", "test_tasks", "test_threads", "test_timeouts",
     "test_unix_events", "test_waitfor",
 )
-SECONDS = 300  # for a module
+SECONDS = 120  # for a test
 
 
 def read_exclusions():
@@ -52,17 +57,33 @@ def read_exclusions():
     return found
 
 
-def install_kloop():
-    """Whoever asks asyncio for a new loop gets kLoop's, however it asks."""
-    import kloop
+class Used:
+    """Was a loop made since the test began?"""
+
+    yes = False
+
+
+def install(kind):
+    """Whoever asks asyncio for a new loop gets one of this kind, however it asks."""
+    if kind == "asyncio":
+        made = asyncio.selector_events.BaseSelectorEventLoop.__init__
+
+        def init(*args):
+            Used.yes = True
+            made(*args)
+
+        asyncio.selector_events.BaseSelectorEventLoop.__init__ = init
+        return
+    loop_class = importlib.import_module(kind).Loop
 
     class IsLoop(type):
         def __instancecheck__(cls, instance):
-            return isinstance(instance, kloop.Loop)
+            return isinstance(instance, loop_class)
 
     class new_loop(metaclass=IsLoop):
         def __new__(cls, *ignored):
-            return kloop.Loop()
+            Used.yes = True
+            return loop_class()
 
     asyncio.SelectorEventLoop = asyncio.unix_events.SelectorEventLoop = new_loop
     if hasattr(asyncio, "EventLoop"):
@@ -73,16 +94,21 @@ def install_kloop():
     policy._loop_factory = staticmethod(new_loop)
 
 
+def short(test_id):
+    return test_id.replace("test.test_asyncio.", "", 1)
+
+
 class Result(unittest.TextTestResult):
     """Writes one line of JSON for each test."""
 
     def note(self, test, outcome, text=""):
-        print("\nRESULT " + json.dumps([test.id().replace("test.test_asyncio.", "", 1), outcome, text]),
-              flush=True)
+        print("\nRESULT " + json.dumps([short(test.id()), outcome, text, Used.yes]), flush=True)
 
     def startTest(self, test):
         super().startTest(test)
         self.parts = []
+        Used.yes = False
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
         print("\nSTART " + test.id(), flush=True)
 
     def addSuccess(self, test):
@@ -113,11 +139,17 @@ class Result(unittest.TextTestResult):
         self.note(test, "skipped", "an expected failure")
 
 
-def run_here(loop, name):
-    """The child: run one module or part of it."""
-    faulthandler.dump_traceback_later(SECONDS - 10, exit=True)
-    if loop == "kloop":
-        install_kloop()
+def flatten(suite):
+    for test in suite:
+        if isinstance(test, unittest.TestSuite):
+            yield from flatten(test)
+        else:
+            yield test
+
+
+def run_here(loop, name, after):
+    """The child: run one module or part of it, all or what comes after a test."""
+    install(loop)
     from test import support
 
     support.use_resources = ["network", "cpu", "subprocess"]
@@ -125,37 +157,57 @@ def run_here(loop, name):
     module = importlib.import_module("test.test_asyncio." + module)
     loader = unittest.defaultTestLoader
     suite = loader.loadTestsFromName(part, module) if part else loader.loadTestsFromModule(module)
+    tests = list(flatten(suite))
+    if after:
+        tests = tests[[test.id() for test in tests].index(after) + 1:]
+    if loop == "kloop":
+        endless = [pattern for pattern, reason in read_exclusions()
+                   if reason.startswith("never ends: ")]
+        tests = [test for test in tests
+                 if not any(fnmatch.fnmatchcase(short(test.id()), pattern) for pattern in endless)]
+    suite = unittest.TestSuite(tests)
     unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(suite)
 
 
 def run_module(loop, name):
-    """[(test, outcome, text)]; what does not end by itself is a failure of the last test."""
-    command = [sys.executable, __file__, "--child", "--loop", loop, name]
+    """[(test, outcome, text, used a loop)]"""
+    results, after = run_child(loop, name, "")
+    while after:
+        more, after = run_child(loop, name, after)
+        results += more
+    return results
+
+
+def run_child(loop, name, after):
+    """The same, and the test that ended the process, if one did."""
+    command = [sys.executable, __file__, "--child", "--loop", loop, "--after", after, name]
     # The module's own children, too, are gone afterwards.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                errors="backslashreplace", start_new_session=True)
     try:
-        output, errors = process.communicate(timeout=SECONDS)
+        output, errors = process.communicate(timeout=15 * SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         output, errors = process.communicate()
-        errors += f"\nnot done after {SECONDS} s"
-    results, running = [], None
+        errors += f"\nnot done after {15 * SECONDS} s"
+    results, running = [], ""
     for line in output.splitlines():
         if line.startswith("RESULT "):
             results.append(tuple(json.loads(line[7:])))
-            running = None
+            running = ""
         elif line.startswith("START "):
-            running = line[6:].replace("test.test_asyncio.", "", 1)
-    if process.returncode != 0 or not results:
-        results.append((running or name, "failed", errors[-3000:] or "it ended early"))
-    return results
+            running = line[6:]
+    if process.returncode != 0 or not (results or after):
+        results.append((short(running) or name, "failed",
+                        errors[-3000:] or "it ended early", True))
+        return results, running
+    return results, ""
 
 
 def report(results, exclusions):
     """Print TAP. Returns the number of failures."""
     count = failures = skipped = 0
-    for test, outcome, text in results:
+    for test, outcome, text, _used in results:
         if outcome == "skipped":
             skipped += 1
             continue
@@ -180,12 +232,14 @@ def report(results, exclusions):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--loop", choices=("kloop", "asyncio"), default="kloop")
+    parser.add_argument("--loop", choices=("kloop", "asyncio", "uvloop"), default="kloop")
+    parser.add_argument("--uses-loop", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--after", default="", help=argparse.SUPPRESS)
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     if options.child:
-        run_here(options.loop, options.names[0])
+        run_here(options.loop, options.names[0], options.after)
         return 0
     if importlib.util.find_spec("test.test_asyncio") is None:
         print("1..1\nnot ok 1 - CPython's tests are installed"
@@ -195,7 +249,8 @@ def main():
                               if importlib.util.find_spec("test.test_asyncio." + name)]
     results = []
     for name in names:
-        found = run_module(options.loop, name)
+        found = [result for result in run_module(options.loop, name)
+                 if result[3] or not options.uses_loop]
         print(f"# {name}: {sum(1 for r in found if r[1] == 'ok')} passed, "
               f"{sum(1 for r in found if r[1] == 'failed')} failed, "
               f"{sum(1 for r in found if r[1] == 'skipped')} skipped", flush=True)

@@ -2,17 +2,16 @@
 /* Files for tests: see files.h. */
 #include "files.h"
 
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-int kt_file_make(size_t bytes)
+static void fill_file(int fd, size_t bytes)
 {
 	static unsigned char block[256 * 251]; /* whole periods */
-	char path[] = "/tmp/kloop-test-XXXXXX";
-	int fd = mkstemp(path);
 
 	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(unlink(path), 0);
 	kt_fill(block, sizeof(block), 0);
 	while (bytes > 0) {
 		size_t part = bytes < sizeof(block) ? bytes : sizeof(block);
@@ -20,6 +19,23 @@ int kt_file_make(size_t bytes)
 		ck_assert_int_eq(write(fd, block, part), (ssize_t)part);
 		bytes -= part;
 	}
+}
+
+int kt_file_make(size_t bytes)
+{
+	int fd = memfd_create("kloop-test", MFD_CLOEXEC);
+
+	fill_file(fd, bytes);
+	return fd;
+}
+
+int kt_file_make_on_disk(size_t bytes)
+{
+	char path[] = "/tmp/kloop-test-XXXXXX";
+	int fd = mkstemp(path);
+
+	fill_file(fd, bytes);
+	ck_assert_int_eq(unlink(path), 0);
 	return fd;
 }
 

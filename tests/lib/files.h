@@ -5,8 +5,12 @@
 
 #include "streams.h"
 
-/* An unlinked file of so many bytes, as kt_fill() makes them. */
+/*
+ * A file of so many bytes, as kt_fill() makes them: in memory, because a busy
+ * disk may hold a test up for longer than it has, or on the disk.
+ */
 int kt_file_make(size_t bytes);
+int kt_file_make_on_disk(size_t bytes);
 
 /* kt_sum() of a part of it. */
 uint64_t kt_file_sum(size_t position, size_t bytes);

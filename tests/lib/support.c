@@ -25,7 +25,7 @@ TCase *kt_case(Suite *suite, const char *name, unsigned seconds)
 {
 	TCase *tcase = tcase_create(name);
 
-	tcase_set_timeout(tcase, seconds);
+	tcase_set_timeout(tcase, 3 * seconds);
 	suite_add_tcase(suite, tcase);
 	return tcase;
 }
@@ -39,7 +39,7 @@ bool kt_under_valgrind(void)
 
 int kt_patience_ms(void)
 {
-	return getenv("KLOOP_TEST_VM") ? 80000 : 20000;
+	return getenv("KLOOP_TEST_VM") ? 80000 : 60000;
 }
 
 struct kloop_loop *kt_loop_new(const struct kloop_loop_options *options)

@@ -36,7 +36,7 @@ int kt_patience_ms(void);
  */
 int kt_main(Suite *suite);
 
-/* A case of this name in the suite, bounded to so many seconds. */
+/* A case of this name, bounded to so many seconds; a busy machine has thrice that. */
 TCase *kt_case(Suite *suite, const char *name, unsigned seconds);
 
 /*

@@ -2,7 +2,8 @@
 /*
  * Listeners: sockets that accept connections.
  *
- * One multishot accept serves for the life of the listener. When descriptors
+ * One multishot accept serves for the life of the listener, unless the socket
+ * is shared (KLOOP_LISTENER_SHARED). When descriptors
  * or memory run out (EMFILE, ENFILE, ENOBUFS, ENOMEM) the listener tells its
  * owner, waits and tries again by itself; connections wait in the kernel's
  * backlog meanwhile.
@@ -44,6 +45,13 @@ enum kloop_listener_flag {
 	KLOOP_LISTENER_KEEP_FD = 1 << 0,    /* do not close the descriptor */
 	KLOOP_LISTENER_REUSE_PORT = 1 << 1, /* kloop_listener_open(): SO_REUSEPORT */
 	KLOOP_LISTENER_IP6_ONLY = 1 << 2,   /* kloop_listener_open(): IPV6_V6ONLY */
+
+	/*
+	 * Other processes, or other loops, accept from the same socket: take turns
+	 * with them. Without it the kernel gives connections to whichever waited
+	 * first, also while that one is busy. Sets O_NONBLOCK on the socket.
+	 */
+	KLOOP_LISTENER_SHARED = 1 << 3,
 };
 
 /*

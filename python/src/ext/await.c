@@ -361,6 +361,10 @@ static PyObject *cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs, P
 		Py_RETURN_FALSE;
 	if (nargs > 0 || kwnames != NULL)
 		Py_XSETREF(self->cancel_message, Py_NewRef(args[0]));
+	if (self->kind->patient) {
+		self->kind->stop(self);
+		Py_RETURN_TRUE;
+	}
 	self->state = KL_AWAIT_CANCELLED;
 	self->kind->stop(self);
 	kl_await_wake(self);
@@ -413,6 +417,7 @@ PyMethodDef kl_await_methods[] = {
 	{ "cancelled", is_cancelled, METH_NOARGS, "Was the wait cancelled?" },
 	{ "done", is_done, METH_NOARGS, "Is the wait over?" },
 	{ "result", get_result, METH_NOARGS, "None when the wait is over." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 

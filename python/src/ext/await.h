@@ -34,6 +34,11 @@ struct kl_await_kind {
 	int (*go)(struct kl_await *self, PyObject **ret_result);
 	void (*stop)(struct kl_await *self); /* ask the ring to end the wait early */
 	void (*drop)(struct kl_await *self); /* it is over: let go of arguments */
+	/*
+	 * A wait that is cancelled lasts until the ring has answered, since it
+	 * matters what was done by then: the call sets KL_AWAIT_CANCELLED itself.
+	 */
+	bool patient;
 };
 
 struct kl_await {

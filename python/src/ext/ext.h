@@ -58,6 +58,9 @@ struct kl_state {
 	PyObject *socket_type;              /* socket.socket */
 	PyObject *extract_stack;            /* asyncio.format_helpers.extract_stack */
 	PyObject *get_running_loop;
+	PyObject *asyncio_handle;           /* asyncio.Handle, and asyncio.TimerHandle */
+	PyObject *asyncio_timer_handle;
+	PyObject *asyncio_threadsafe_handle; /* NULL before Python 3.14 */
 	PyObject *handle_repr_info;         /* asyncio.Handle._repr_info, the function */
 	PyObject *format_callback;          /* asyncio.format_helpers._format_callback_source */
 	bool format_callback_debug;         /* it takes debug= (Python 3.13.1 and newer) */
@@ -286,6 +289,13 @@ PyObject *kl_exception(struct kl_state *state, int code);
  */
 PyObject *kl_os_exception(int error);
 
+/*
+ * __reduce__(): TypeError. What is tied to a ring can be neither copied nor
+ * pickled; Python itself refuses in the newer protocols only.
+ */
+PyObject *kl_refuse_reduce(PyObject *op, PyObject *unused);
+#define KL_NO_PICKLE { "__reduce__", kl_refuse_reduce, METH_NOARGS, "TypeError." }
+
 /* ---- arguments: transport_call.c ------------------------------------- */
 
 /* Names of positional parameters, in order; the first `required` must be there. */
@@ -332,7 +342,7 @@ int kl_dgram_init(PyObject *module, struct kl_state *state);     /* transport_dg
 int kl_listener_init(PyObject *module, struct kl_state *state);  /* listener.c */
 int kl_sock_init(PyObject *module, struct kl_state *state);      /* sock.c */
 int kl_resolver_init(PyObject *module, struct kl_state *state);  /* resolver_call.c */
-int kl_file_init(PyObject *module, struct kl_state *state);      /* file_await.c */
+int kl_file_init(PyObject *module, struct kl_state *state);      /* file.c */
 
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
@@ -402,6 +412,7 @@ KL_LOOP_METHOD(kl_loop_file_allocate);
 KL_LOOP_METHOD(kl_loop_file_rename);
 KL_LOOP_METHOD(kl_loop_file_unlink);
 KL_LOOP_METHOD(kl_loop_file_mkdir);
+KL_LOOP_METHOD(kl_loop_file_rest);
 /* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_dgram.c: sock, protocol, address, waiter, extra, family */

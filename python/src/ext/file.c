@@ -1,93 +1,58 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
-/* Calls on files, from their submission to their result: see file.h. */
+/* Calls on files, to be awaited, and their way through the ring: see file.h. */
 #include "file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Results that are much smaller than what was asked for are copied. */
-#define COPY_BYTES 4096
+static const struct kl_await_kind kind;
 
-struct kl_file_call *kl_file_new(LoopObject *loop, enum kl_file_kind kind)
+struct kl_file_call *kl_file_new(LoopObject *loop, enum kl_file_kind what)
 {
 	struct kl_file_call *self = PyObject_GC_New(struct kl_file_call, loop->state->file_call_type);
 
 	if (self == NULL)
 		return NULL;
 	memset((char *)self + sizeof(PyObject), 0, sizeof(*self) - sizeof(PyObject));
-	self->loop = (LoopObject *)Py_NewRef(loop);
-	self->kind = kind;
+	kl_await_init(&self->base, loop);
+	self->base.kind = &kind;
+	self->kind = what;
 	self->fd = -1;
 	PyObject_GC_Track(self);
 	return self;
 }
 
-int kl_file_traverse(PyObject *op, visitproc visit, void *arg)
+static int file_call_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	struct kl_file_call *self = (struct kl_file_call *)op;
 
 	/* Not what is lent to the kernel: it stays pinned. */
-	Py_VISIT(Py_TYPE(op));
-	Py_VISIT(self->loop);
-	Py_VISIT(self->callback);
-	Py_VISIT(self->context);
-	Py_VISIT(self->cancel_message);
 	Py_VISIT(self->name);
 	Py_VISIT(self->name2);
+	return kl_await_traverse(&self->base, visit, arg);
+}
+
+static int file_call_clear(PyObject *op)
+{
+	kl_await_clear((struct kl_await *)op);
 	return 0;
 }
 
-int kl_file_clear(PyObject *op)
-{
-	struct kl_file_call *self = (struct kl_file_call *)op;
-
-	Py_CLEAR(self->callback);
-	Py_CLEAR(self->context);
-	Py_CLEAR(self->cancel_message);
-	return 0;
-}
-
-static bool is_transfer(const struct kl_file_call *self)
-{
-	return self->kind == KL_FILE_READ || self->kind == KL_FILE_READINTO ||
-	       self->kind == KL_FILE_WRITE;
-}
-
-/* A descriptor that nobody will take. */
-static void drop_descriptor(struct kl_file_call *self)
-{
-	if (self->kind == KL_FILE_OPEN && self->state == KL_FILE_READY && self->result >= 0) {
-		(void)close(self->result);
-		self->result = -ECANCELED;
-	}
-}
-
-static void drop_lent(struct kl_file_call *self)
-{
-	if (self->buffer.obj != NULL)
-		PyBuffer_Release(&self->buffer);
-	Py_CLEAR(self->path);
-	Py_CLEAR(self->path2);
-	PyMem_Free(self->status);
-	self->status = NULL;
-}
-
-void kl_file_dealloc(PyObject *op)
+static void file_call_dealloc(PyObject *op)
 {
 	struct kl_file_call *self = (struct kl_file_call *)op;
 	PyTypeObject *type = Py_TYPE(op);
 
 	PyObject_GC_UnTrack(op);
-	drop_descriptor(self);
-	(void)kl_file_clear(op);
-	drop_lent(self);
+	kl_file_drop_descriptor(self);
+	kl_await_clear(&self->base);
+	kl_file_drop_lent(self);
 	Py_CLEAR(self->data);
 	Py_CLEAR(self->name);
 	Py_CLEAR(self->name2);
-	Py_CLEAR(self->loop);
+	Py_CLEAR(self->base.loop);
 	PyObject_GC_Del(op);
 	Py_DECREF(type);
 }
@@ -103,33 +68,24 @@ int kl_file_calls_traverse(LoopObject *loop, visitproc visit, void *arg)
 
 /* ---- through the ring --------------------------------------------------- */
 
-static void wake(struct kl_file_call *self)
-{
-	PyObject *callback = self->callback, *context = self->context;
-	PyObject *argument = (PyObject *)self;
-
-	self->callback = self->context = NULL;
-	if (callback != NULL && !self->loop->closed &&
-	    kl_call_soon(self->loop, callback, &argument, 1, context) < 0)
-		kl_report_exception(self->loop, "A call on a file cannot be finished", NULL, NULL);
-	Py_XDECREF(callback);
-	Py_XDECREF(context);
-}
-
 /* The completion; maybe without the GIL. */
 static void complete(struct kl_file_call *self, int result)
 {
-	kl_py_enter(self->loop);
+	struct kl_await *base = &self->base;
+
+	kl_py_enter(base->loop);
 	*self->link = self->next;
 	if (self->next != NULL)
 		self->next->link = self->link;
 	self->link = NULL;
 	self->next = NULL;
 	self->result = result;
-	self->state = KL_FILE_READY;
-	if (self->cancelled)
-		drop_descriptor(self);
-	wake(self);
+	self->complete = true;
+	if (base->state == KL_AWAIT_WAITING)
+		base->state = self->cancelled ? KL_AWAIT_CANCELLED : KL_AWAIT_READY;
+	if (base->state != KL_AWAIT_READY)
+		kl_file_drop_descriptor(self);
+	kl_await_wake(base);
 	Py_DECREF(self);
 }
 
@@ -148,7 +104,7 @@ static void transfer_done(struct kloop_transfer *transfer, int result)
 
 static int submit_transfer(struct kl_file_call *self)
 {
-	struct kloop_loop *loop = self->loop->loop;
+	struct kloop_loop *loop = self->base.loop->loop;
 	struct kloop_transfer *transfer = &self->transfer;
 	size_t bytes = self->kind == KL_FILE_READ ? (size_t)self->bytes : (size_t)self->buffer.len;
 
@@ -164,7 +120,7 @@ static int submit_transfer(struct kl_file_call *self)
 
 static int submit_name(struct kl_file_call *self)
 {
-	struct kloop_loop *loop = self->loop->loop;
+	struct kloop_loop *loop = self->base.loop->loop;
 	const char *path = self->path == NULL ? "" : PyBytes_AS_STRING(self->path);
 
 	switch (self->kind) {
@@ -186,9 +142,9 @@ static int submit_name(struct kl_file_call *self)
 
 static int submit(struct kl_file_call *self)
 {
-	struct kloop_loop *loop = self->loop->loop;
+	struct kloop_loop *loop = self->base.loop->loop;
 
-	if (is_transfer(self))
+	if (kl_file_is_transfer(self))
 		return submit_transfer(self);
 	kloop_op_init(&self->op, op_done);
 	switch (self->kind) {
@@ -206,18 +162,29 @@ static int submit(struct kl_file_call *self)
 	}
 }
 
-int kl_file_begin(struct kl_file_call *self)
+/* 0, or -1 with an error set: nothing was submitted. */
+static int try_submit(struct kl_file_call *self)
 {
-	LoopObject *loop = self->loop;
 	int code;
 
-	if (kl_check_closed(loop) < 0)
+	if (kl_check_closed(self->base.loop) < 0)
 		return -1;
-	if (!kl_on_loop_thread(loop))
+	if (!kl_on_loop_thread(self->base.loop))
 		return kl_raise_wrong_thread();
 	code = submit(self);
-	if (code < 0) {
-		kl_raise(loop->state, code);
+	if (code < 0)
+		kl_raise(self->base.loop->state, code);
+	return code < 0 ? -1 : 0;
+}
+
+static int begin(struct kl_file_call *self)
+{
+	LoopObject *loop = self->base.loop;
+
+	if (try_submit(self) < 0) {
+		/* Nobody will close it a second time: the descriptor has to go. */
+		if (self->kind == KL_FILE_CLOSE)
+			close(self->fd);
 		return -1;
 	}
 	Py_INCREF(self);
@@ -226,86 +193,72 @@ int kl_file_begin(struct kl_file_call *self)
 	if (self->next != NULL)
 		self->next->link = &self->next;
 	loop->file_calls = self;
-	self->state = KL_FILE_WAITING;
+	self->base.state = KL_AWAIT_WAITING;
 	return 0;
 }
 
-void kl_file_request_cancel(struct kl_file_call *self)
+static int go(struct kl_await *base, PyObject **ret_result)
 {
+	struct kl_file_call *self = (struct kl_file_call *)base;
+
+	if (base->state == KL_AWAIT_NEW)
+		return begin(self);
+	*ret_result = kl_file_collect(self);
+	return *ret_result == NULL ? -1 : 1;
+}
+
+static void stop(struct kl_await *base)
+{
+	struct kl_file_call *self = (struct kl_file_call *)base;
+
+	if (self->cancelled || self->link == NULL)
+		return;
+	self->cancelled = true;
 	if (self->kind == KL_FILE_CLOSE)
 		return; /* the descriptor has to go */
-	if (is_transfer(self))
+	if (kl_file_is_transfer(self))
 		(void)kloop_transfer_cancel(&self->transfer);
 	else
 		(void)kloop_op_cancel(&self->op);
 }
 
-/* ---- results -------------------------------------------------------------- */
-
-size_t kl_file_moved(const struct kl_file_call *self)
+/* What the kernel still works with stays until it has answered. */
+static void drop(struct kl_await *base)
 {
-	return is_transfer(self) && self->state != KL_FILE_NEW ? self->transfer.done : 0;
+	struct kl_file_call *self = (struct kl_file_call *)base;
+
+	if (self->link == NULL)
+		kl_file_drop_lent(self);
 }
 
-PyObject *kl_file_take_data(struct kl_file_call *self)
+static const struct kl_await_kind kind = {
+	.qualname = "Loop.file_call",
+	.failure = "A call on a file cannot be finished",
+	.go = go,
+	.stop = stop,
+	.drop = drop,
+	.patient = true,
+};
+
+static PyType_Slot slots[] = {
+	{ Py_tp_doc, (void *)"A call of kloop's files, to be awaited." },
+	{ Py_tp_dealloc, file_call_dealloc },
+	{ Py_tp_traverse, file_call_traverse },
+	{ Py_tp_clear, file_call_clear },
+	KL_AWAIT_SLOTS,
+	{ 0, NULL },
+};
+
+static PyType_Spec spec = {
+	.name = "kloop._kloop.FileCall",
+	.basicsize = sizeof(struct kl_file_call),
+	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
+		 Py_TPFLAGS_DISALLOW_INSTANTIATION,
+	.slots = slots,
+};
+
+int kl_file_init(PyObject *module, struct kl_state *state)
 {
-	PyObject *data = self->data;
-	size_t bytes = kl_file_moved(self);
-
-	if (data == NULL || self->state < KL_FILE_READY)
-		return NULL;
-	if (bytes <= COPY_BYTES && bytes < (size_t)PyBytes_GET_SIZE(data) / 2) {
-		data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self->data), (Py_ssize_t)bytes);
-		Py_CLEAR(self->data);
-		return data;
-	}
-	self->data = NULL;
-	if (bytes < (size_t)PyBytes_GET_SIZE(data) && _PyBytes_Resize(&data, (Py_ssize_t)bytes) < 0)
-		return NULL;
-	return data;
-}
-
-static long long nanoseconds(const struct statx_timestamp *time)
-{
-	return (long long)time->tv_sec * 1000000000 + time->tv_nsec;
-}
-
-/* Numbers in an order that _files.py knows. */
-static PyObject *status_tuple(const struct statx *s)
-{
-	return Py_BuildValue("(IKKIIIKLLLIKK)", (unsigned)s->stx_mode,
-			     (unsigned long long)s->stx_ino,
-			     (unsigned long long)makedev(s->stx_dev_major, s->stx_dev_minor),
-			     s->stx_nlink, s->stx_uid, s->stx_gid, (unsigned long long)s->stx_size,
-			     nanoseconds(&s->stx_atime), nanoseconds(&s->stx_mtime),
-			     nanoseconds(&s->stx_ctime), s->stx_blksize,
-			     (unsigned long long)s->stx_blocks,
-			     (unsigned long long)makedev(s->stx_rdev_major, s->stx_rdev_minor));
-}
-
-PyObject *kl_file_collect(struct kl_file_call *self)
-{
-	PyObject *result;
-
-	if (self->result < 0) {
-		errno = -self->result;
-		PyErr_SetFromErrnoWithFilenameObjects(PyExc_OSError, self->name, self->name2);
-		result = NULL;
-	} else if (self->kind == KL_FILE_READ) {
-		result = kl_file_take_data(self);
-		if (result == NULL && !PyErr_Occurred())
-			PyErr_SetString(PyExc_RuntimeError, "the data was taken already");
-	} else if (is_transfer(self)) {
-		result = PyLong_FromSize_t(self->transfer.done);
-	} else if (self->kind == KL_FILE_OPEN) {
-		result = PyLong_FromLong(self->result);
-	} else if (self->kind == KL_FILE_STAT) {
-		result = status_tuple(self->status);
-	} else {
-		result = Py_NewRef(Py_None);
-	}
-	if (self->kind != KL_FILE_OPEN || result != NULL)
-		self->state = KL_FILE_DONE;
-	drop_lent(self);
-	return result;
+	state->file_call_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, NULL);
+	return state->file_call_type == NULL ? -1 : 0;
 }

@@ -3,7 +3,7 @@
 #ifndef KL_FILE_H
 #define KL_FILE_H
 
-#include "ext.h"
+#include "await.h"
 
 struct statx;
 
@@ -22,23 +22,13 @@ enum kl_file_kind {
 	KL_FILE_MKDIR,
 };
 
-enum kl_file_state {
-	KL_FILE_NEW,     /* not awaited yet */
-	KL_FILE_WAITING, /* in the ring, its task sleeps */
-	KL_FILE_READY,   /* complete; the task is to be resumed */
-	KL_FILE_DONE,
-};
-
 /*
- * Awaitable, and the future that its task waits for. A call that is cancelled
- * asks the kernel to end it and stays in flight until that has answered: what it
- * did by then is known, and CancelledError comes after.
+ * A call that is cancelled asks the kernel to end it and stays in flight until
+ * that has answered: what it did by then is known, and CancelledError comes
+ * after.
  */
 struct kl_file_call {
-	PyObject_HEAD
-	LoopObject *loop; /* strong */
-	PyObject *callback, *context; /* of the task */
-	PyObject *cancel_message;
+	struct kl_await base;
 	PyObject *name, *name2; /* as the user gave them: for exceptions */
 	PyObject *path, *path2; /* bytes of the same, lent to the kernel */
 	PyObject *data;         /* the bytes object that a read goes into */
@@ -50,11 +40,9 @@ struct kl_file_call {
 	unsigned mode;
 	int result;
 	uint8_t kind;
-	uint8_t state;
 	bool full;      /* a read that ends at the end of the file only, or when all is there */
-	bool blocking;  /* _asyncio_future_blocking */
-	bool exposed;   /* was yielded */
-	bool cancelled;
+	bool cancelled; /* the kernel was asked to end it */
+	bool complete;
 	union {
 		struct kloop_op op;
 		struct kloop_transfer transfer;
@@ -64,17 +52,18 @@ struct kl_file_call {
 
 /* file.c */
 struct kl_file_call *kl_file_new(LoopObject *loop, enum kl_file_kind kind);
-int kl_file_traverse(PyObject *op, visitproc visit, void *arg);
-int kl_file_clear(PyObject *op);
-void kl_file_dealloc(PyObject *op);
-/* Put it in the ring: 0, or -1 with an error set. */
-int kl_file_begin(struct kl_file_call *self);
-/* Ask the kernel to end it. */
-void kl_file_request_cancel(struct kl_file_call *self);
+
+/* file_result.c */
+/* A descriptor that nobody will take, and what was lent to the kernel: of a call out of flight. */
+void kl_file_drop_descriptor(struct kl_file_call *self);
+void kl_file_drop_lent(struct kl_file_call *self);
+/* Is it a read or a write? */
+bool kl_file_is_transfer(const struct kl_file_call *self);
+/* Bytes that a read or write moved so far. */
+size_t kl_file_moved(const struct kl_file_call *self);
+/* The data of a read as far as it came: a new reference, or NULL, with an error set or without. */
+PyObject *kl_file_take_data(struct kl_file_call *self);
 /* What a complete call gives: a new reference, or NULL with an error set. */
 PyObject *kl_file_collect(struct kl_file_call *self);
-/* Bytes that were moved so far, and the data of a read as far as it came (or NULL). */
-size_t kl_file_moved(const struct kl_file_call *self);
-PyObject *kl_file_take_data(struct kl_file_call *self);
 
 #endif

@@ -183,3 +183,23 @@ KL_LOOP_METHOD(kl_loop_file_mkdir)
 	call->mode = (unsigned)mode;
 	return finish(call, ok);
 }
+
+/* _file_rest(call): what one that failed or was cancelled did. */
+KL_LOOP_METHOD(kl_loop_file_rest)
+{
+	struct kl_file_call *call;
+	PyObject *data;
+
+	if (check_count("_file_rest", nargs, kwnames, 1) < 0)
+		return NULL;
+	if (!Py_IS_TYPE(args[0], ((LoopObject *)self)->state->file_call_type)) {
+		PyErr_SetString(PyExc_TypeError, "a call on a file is wanted");
+		return NULL;
+	}
+	call = (struct kl_file_call *)args[0];
+	data = kl_file_take_data(call);
+	if (data == NULL && PyErr_Occurred())
+		return NULL;
+	return Py_BuildValue("(nN)", (Py_ssize_t)kl_file_moved(call),
+			     data == NULL ? Py_NewRef(Py_None) : data);
+}

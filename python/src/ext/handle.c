@@ -4,7 +4,11 @@
  *
  * A handle that nobody else keeps lives from call_soon() to its call, so
  * making and dropping one is the hot path: objects come from a free list and
- * hold their arguments inline.
+ * hold their arguments inline. The collector does not know a handle while it is
+ * in the ready ring: the loop stands in for it (kl_ready_traverse), and one
+ * that outlives the ring is made known then (kl_ready_drop). Where many tasks
+ * start at once, collections take most of the time, and a fifth of what they
+ * look at would be handles.
  */
 #include "handle.h"
 
@@ -51,6 +55,7 @@ int kl_handle_fill(struct kl_handle *h, LoopObject *self, PyObject *callback, Py
 	h->scheduled = false;
 	h->running = false;
 	h->hidden = false;
+	h->threadsafe = false;
 	h->nargs = 0;
 	if (nargs <= KL_INLINE_ARGS) {
 		for (i = 0; i < nargs; i++)
@@ -92,11 +97,9 @@ struct kl_handle *kl_handle_new(LoopObject *self, PyObject *callback, PyObject *
 		return NULL;
 	}
 	if (kl_handle_fill(h, self, callback, args, nargs, context) < 0) {
-		PyObject_GC_Track(h);
 		Py_DECREF(h);
 		return NULL;
 	}
-	PyObject_GC_Track(h);
 	return h;
 }
 
@@ -141,18 +144,15 @@ int kl_handle_clear(PyObject *op)
 	return 0;
 }
 
-/* The module's state, for the free lists; NULL at the interpreter's end, when it may be gone. */
+/*
+ * The module's state, for the free lists; NULL once the collector has cleared the handle. At the
+ * interpreter's end its type may have been cleared, too, and cannot be asked.
+ */
 struct kl_state *kl_handle_state(PyObject *op)
 {
 	LoopObject *loop = ((struct kl_handle *)op)->loop;
-	struct kl_state *state;
 
-	if (loop != NULL)
-		return loop->state;
-	state = kl_state_of_type(Py_TYPE(op));
-	if (state == NULL)
-		PyErr_Clear();
-	return state;
+	return loop != NULL ? loop->state : NULL;
 }
 
 static void handle_dealloc(PyObject *op)
@@ -272,6 +272,7 @@ int kl_handle_run(struct kl_handle *h)
 		return 0;
 	/* A cancel from inside the callback must not take the arguments from under it. */
 	h->running = true;
+	h->locked = h->threadsafe;
 	if (PyContext_Enter(context) == 0) {
 		result = call(h);
 		if (PyContext_Exit(context) < 0)
@@ -282,6 +283,8 @@ int kl_handle_run(struct kl_handle *h)
 		failed = report_failure(h);
 	else
 		Py_DECREF(result);
+	if (h->locked)
+		kl_handle_unlock(h);
 	if (h->cancelled)
 		drop_call(h);
 	return failed;
@@ -323,10 +326,10 @@ int kl_call_soon_c(LoopObject *self, void (*run)(PyObject *owner), PyObject *own
 	h->scheduled = false;
 	h->running = false;
 	h->hidden = false;
+	h->threadsafe = false;
 	h->run_c = run;
 	h->args[1] = Py_NewRef(owner);
 	h->nargs = 1;
-	PyObject_GC_Track(h);
 	return kl_ready_push(self, (PyObject *)h);
 }
 
@@ -334,12 +337,16 @@ int kl_call_soon_c(LoopObject *self, void (*run)(PyObject *owner), PyObject *own
 
 static PyObject *handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+	if (kl_handle_wait((struct kl_handle *)op) < 0)
+		return NULL;
 	kl_handle_cancel((struct kl_handle *)op);
 	Py_RETURN_NONE;
 }
 
 static PyObject *handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+	if (kl_handle_wait((struct kl_handle *)op) < 0)
+		return NULL;
 	return PyBool_FromLong(((struct kl_handle *)op)->cancelled);
 }
 
@@ -457,6 +464,7 @@ static PyMethodDef handle_methods[] = {
 	{ "get_context", handle_get_context, METH_NOARGS, "The contextvars.Context of the call." },
 	{ "_run", handle_run, METH_NOARGS, "Call the callback in its context." },
 	{ "_repr_info", kl_handle_repr_info, METH_NOARGS, "The words of repr()." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -469,6 +477,7 @@ static PyGetSetDef handle_getset[] = {
 	  "Where it was made, in debug mode; else None.", NULL },
 	{ "_repr", get_repr, NULL, "What repr() was when it was cancelled in debug mode.", NULL },
 	{ "_cancelled", get_cancelled, NULL, "Was it cancelled?", NULL },
+	{ "__class__", kl_handle_get_class, NULL, "asyncio's class for it.", NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };
 
@@ -500,6 +509,8 @@ static PyType_Spec handle_spec = {
 
 int kl_handle_init(PyObject *module, struct kl_state *state)
 {
+	if (kl_handle_import(state) < 0)
+		return -1;
 	state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &handle_spec, NULL);
 	if (state->handle_type == NULL || kl_timer_handle_init(module, state) < 0)
 		return -1;

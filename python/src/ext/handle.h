@@ -26,6 +26,9 @@ struct kl_handle {
 	bool scheduled; /* of a TimerHandle: its timer is started */
 	bool running;   /* a cancel must leave callback and arguments to the caller, */
 	bool hidden;    /* and only hide them */
+	bool threadsafe; /* handle_threads.c: of call_soon_threadsafe(), if this Python's waits, */
+	bool locked;     /* and its callback runs */
+	struct kl_handle_waiter *waiters;
 	PyObject *args[1 + KL_INLINE_ARGS]; /* args[0] is scratch space of the vectorcall */
 };
 
@@ -37,7 +40,10 @@ struct kl_timer_handle {
 	struct kl_timer_handle *next, **link; /* in LoopObject.timers while started */
 };
 
-/* context may be NULL for a copy of the current one. Returns a new reference, or NULL. */
+/*
+ * context may be NULL for a copy of the current one. Returns a new reference, or NULL. It is for
+ * the ready ring: the collector does not track it.
+ */
 struct kl_handle *kl_handle_new(LoopObject *self, PyObject *callback, PyObject *const *args,
 				Py_ssize_t nargs, PyObject *context);
 
@@ -46,6 +52,17 @@ int kl_handle_run(struct kl_handle *handle);
 
 /* What handle.cancel() does; never fails. */
 void kl_handle_cancel(struct kl_handle *handle);
+
+/* handle_threads.c: others must wait while it runs, if this Python's asyncio has it so. */
+void kl_handle_share(struct kl_handle *handle);
+/* Until it does not run, from another thread than the loop's. 0, or -1 with an error set. */
+int kl_handle_wait(struct kl_handle *handle);
+/* It ran: wake those who wait. */
+void kl_handle_unlock(struct kl_handle *handle);
+/* asyncio's class for it. */
+PyObject *kl_handle_get_class(PyObject *handle, void *closure);
+/* asyncio's classes: 0, or -1 with an error set. */
+int kl_handle_import(struct kl_state *state);
 
 /* A started timer at when, seconds on the loop's clock. Returns a new reference, or NULL. */
 PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_object,
@@ -56,7 +73,7 @@ PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_obje
 PyObject *kl_handle_context(PyObject *context); /* a new reference: it, or a copy of the current */
 int kl_handle_fill(struct kl_handle *handle, LoopObject *self, PyObject *callback,
 		   PyObject *const *args, Py_ssize_t nargs, PyObject *context); /* steals context */
-/* The module's state, for the free lists; NULL at the interpreter's end, when it may be gone. */
+/* The module's state, for the free lists; NULL once the collector has cleared the handle. */
 struct kl_state *kl_handle_state(PyObject *handle);
 int kl_handle_traverse(PyObject *handle, visitproc visit, void *arg);
 int kl_handle_clear(PyObject *handle);

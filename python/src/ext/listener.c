@@ -252,18 +252,34 @@ static int set_ssl(ListenerObject *self, PyObject *sslcontext, PyObject *handsha
 	return self->accept_ssl != NULL ? 0 : -1;
 }
 
+/*
+ * Who hands a socket to create_server() may have handed it to others: servers
+ * with several processes do. Returns 0 or 1, or -1 with an error set.
+ */
+static int is_shared(ListenerObject *self)
+{
+	PyObject *given = PyObject_GetAttrString((PyObject *)self->loop, "_given_sockets");
+	int result = given != NULL ? PySequence_Contains(given, self->sock) : -1;
+
+	Py_XDECREF(given);
+	return result;
+}
+
 /* Accept on a socket that listens. 0, or -1 with an error set. */
 static int start(ListenerObject *self)
 {
 	int fd = PyObject_AsFileDescriptor(self->sock);
+	int shared = fd >= 0 ? is_shared(self) : -1;
+	unsigned flags = KLOOP_LISTENER_KEEP_FD;
 	int on = 1, result;
 
-	if (fd < 0)
+	if (shared < 0)
 		return -1;
+	if (shared > 0)
+		flags |= KLOOP_LISTENER_SHARED;
 	/* Accepted sockets inherit it: one call for all connections. */
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	result = kloop_listener_new(self->loop->loop, fd, KLOOP_LISTENER_KEEP_FD, &handlers, self,
-				    &self->listener);
+	result = kloop_listener_new(self->loop->loop, fd, flags, &handlers, self, &self->listener);
 	if (result < 0) {
 		kl_raise(self->loop->state, result);
 		return -1;

@@ -46,12 +46,12 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	LoopObject *self = (LoopObject *)op;
 	struct kl_timer_handle *timer;
-	size_t i;
 	int result;
 
 	Py_VISIT(Py_TYPE(op));
-	for (i = 0; i < self->ready_count; i++)
-		Py_VISIT(self->ready[(self->ready_head + i) & (self->ready_capacity - 1)]);
+	result = kl_ready_traverse(self, visit, arg);
+	if (result != 0)
+		return result;
 	for (timer = self->timers; timer != NULL; timer = timer->next)
 		Py_VISIT(timer);
 	Py_VISIT(self->module);
@@ -340,6 +340,8 @@ static PyMethodDef loop_methods[] = {
 	     "_file_unlink($self, path, flags, /)\n--\n\nRemove a name."),
 	FAST("_file_mkdir", kl_loop_file_mkdir,
 	     "_file_mkdir($self, path, mode, /)\n--\n\nMake a directory."),
+	FAST("_file_rest", kl_loop_file_rest,
+	     "_file_rest($self, call, /)\n--\n\nBytes moved and data of a call that failed."),
 
 	FAST("_make_socket_transport", kl_loop_make_socket_transport,
 	     "A stream transport of a connected socket."),

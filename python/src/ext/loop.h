@@ -25,6 +25,10 @@ PyObject *kl_loop_stats(PyObject *self, PyObject *ignored);
 PyObject *kl_loop_features(PyObject *self, PyObject *ignored);
 /* Drop all that is ready. */
 void kl_ready_clear(LoopObject *self);
+/* What was taken from the ready ring is over: drop the reference. */
+void kl_ready_drop(LoopObject *self, PyObject *handle);
+/* For the collector: what is in the ready ring, and what untracked handles there refer to. */
+int kl_ready_traverse(LoopObject *self, visitproc visit, void *arg);
 /* Close without an exception; what cannot be closed is leaked and said so. */
 void kl_loop_finish(LoopObject *self);
 

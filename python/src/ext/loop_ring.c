@@ -5,6 +5,7 @@
 #include "transport.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 
 /* ---- the ready ring ---------------------------------------------------- */
 
@@ -45,8 +46,41 @@ void kl_ready_clear(LoopObject *self)
 
 		self->ready_head = (self->ready_head + 1) & (self->ready_capacity - 1);
 		self->ready_count--;
-		Py_DECREF(handle);
+		kl_ready_drop(self, handle);
 	}
+}
+
+static bool is_untracked(LoopObject *self, PyObject *handle)
+{
+	return Py_TYPE(handle) == self->state->handle_type && !PyObject_GC_IsTracked(handle);
+}
+
+void kl_ready_drop(LoopObject *self, PyObject *handle)
+{
+	if (Py_REFCNT(handle) > 1 && is_untracked(self, handle))
+		PyObject_GC_Track(handle);
+	Py_DECREF(handle);
+}
+
+int kl_ready_traverse(LoopObject *self, visitproc visit, void *arg)
+{
+	size_t i;
+
+	for (i = 0; i < self->ready_count; i++) {
+		PyObject *handle =
+			self->ready[(self->ready_head + i) & (self->ready_capacity - 1)];
+
+		/* What it refers to is this loop's alone. If others keep it, it stays alive. */
+		if (Py_REFCNT(handle) == 1 && is_untracked(self, handle)) {
+			int result = kl_handle_traverse(handle, visit, arg);
+
+			if (result != 0)
+				return result;
+		} else {
+			Py_VISIT(handle);
+		}
+	}
+	return 0;
 }
 
 /* ---- garbage ----------------------------------------------------------- */
@@ -177,6 +211,21 @@ static void warm_heap(void)
 	PyMem_RawFree(block);
 }
 
+/* The kernel may count a ring as locked memory, and says ENOMEM then: MemoryError with that in it. */
+static PyObject *raise_no_memory(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		return PyErr_NoMemory();
+	PyErr_Format(PyExc_MemoryError,
+		     "no memory for an io_uring; some kernels count it as locked memory, some 200 KiB "
+		     "for each loop, and all processes of this user may lock %llu KiB (RLIMIT_MEMLOCK: "
+		     "ulimit -l, LimitMEMLOCK=)",
+		     (unsigned long long)limit.rlim_cur / 1024);
+	return NULL;
+}
+
 PyObject *kl_loop_open(PyObject *op, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = { "sqpoll", "sq_thread_idle_ms", "sq_thread_cpu", "spin_ns",
@@ -215,9 +264,9 @@ PyObject *kl_loop_open(PyObject *op, PyObject *args, PyObject *kwargs)
 		kloop_loop_set_before_wait(self->loop, kl_before_wait, self);
 		Py_RETURN_NONE;
 	}
-	if (!PyErr_Occurred())
-		kl_raise(self->state, code);
-	return NULL;
+	if (PyErr_Occurred())
+		return NULL;
+	return code == -ENOMEM ? raise_no_memory() : kl_raise(self->state, code);
 }
 
 /* ---- closing ----------------------------------------------------------- */

@@ -159,7 +159,7 @@ static int run_ready(LoopObject *self)
 			failed = run_handle_debug(self, handle);
 		else
 			failed = run_handle(self, handle);
-		Py_DECREF(handle);
+		kl_ready_drop(self, handle);
 		if (self->pending_exception != NULL && failed == 0) {
 			PyObject *exception = self->pending_exception;
 

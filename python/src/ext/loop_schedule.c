@@ -167,6 +167,8 @@ PyObject *kl_loop_call_soon_threadsafe(PyObject *op, PyObject *const *args, Py_s
 	if (self->debug && check_in_debug(self, call.callback, "call_soon_threadsafe", false) < 0)
 		return NULL;
 	handle = schedule(self, &call);
+	if (handle != NULL)
+		kl_handle_share((struct kl_handle *)handle);
 	/* Making a handle can run the collector, which can run anything. */
 	if (handle != NULL && self->loop != NULL)
 		wake(self);

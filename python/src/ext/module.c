@@ -188,7 +188,6 @@ static int import_all(struct kl_state *state)
 		{ &state->kind_datagram, "socket", "SOCK_DGRAM" },
 		{ &state->kind_raw, "socket", "SOCK_RAW" },
 	};
-	PyObject *handle;
 	size_t i;
 
 	for (i = 0; i < sizeof(imports) / sizeof(imports[0]); i++) {
@@ -196,13 +195,6 @@ static int import_all(struct kl_state *state)
 		if (*imports[i].object == NULL)
 			return -1;
 	}
-	handle = import_from("asyncio", "Handle");
-	if (handle == NULL)
-		return -1;
-	state->handle_repr_info = PyObject_GetAttrString(handle, "_repr_info");
-	Py_DECREF(handle);
-	if (state->handle_repr_info == NULL)
-		return -1;
 	return probe_format_callback(state) < 0 ? -1 : import_resolvers(state);
 }
 
@@ -247,6 +239,7 @@ static int module_exec(PyObject *module)
 	X(sock_op_type) X(file_call_type) X(asyncio_transport) X(asyncio_buffered_protocol)        \
 	X(transport_socket)                                                                        \
 	X(socket_type) X(extract_stack) X(get_running_loop) X(handle_repr_info)                    \
+	X(asyncio_handle) X(asyncio_timer_handle) X(asyncio_threadsafe_handle)                     \
 	X(format_callback) X(check_ssl_socket) X(cancelled_error) X(invalid_state_error)           \
 	X(timeout_error) X(unavailable_error) X(resolve_type) X(base_events)                       \
 	X(socket_getaddrinfo) X(socket_getnameinfo) X(gaierror) X(address_family) X(socket_kind)   \
@@ -299,7 +292,7 @@ static void module_free(void *module)
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, module_exec },
 #if PY_VERSION_HEX >= 0x030C0000
-	/* Nobody has tested it with sub-interpreters yet. */
+	/* Nobody has tested it with a GIL for each interpreter: importing says so. */
 	{ Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED },
 #endif
 	{ 0, NULL },

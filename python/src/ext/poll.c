@@ -311,6 +311,7 @@ static PyObject *add(LoopObject *self, int fd, int which, PyObject *callback,
 	handle = (PyObject *)kl_handle_new(self, callback, args, nargs, NULL);
 	if (handle == NULL)
 		return NULL;
+	PyObject_GC_Track(handle);
 	watch = find(self, fd);
 	if (watch == NULL)
 		watch = make_watch(self, fd);

@@ -83,6 +83,26 @@ int kl_resolve_host(PyObject *host, const char **ret_text, PyObject **ret_keep)
 	return result;
 }
 
+/* Python 3.14 takes what is derived from int, too: True, members of an IntEnum. */
+static bool is_int(PyObject *port)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+	return PyLong_Check(port);
+#else
+	return PyLong_CheckExact(port);
+#endif
+}
+
+/* The digits of an int: new, or NULL with an error set. */
+static PyObject *write_digits(PyObject *number)
+{
+	PyObject *plain = PyNumber_Long(number);
+	PyObject *digits = plain != NULL ? PyObject_Str(plain) : NULL;
+
+	Py_XDECREF(plain);
+	return digits;
+}
+
 int kl_resolve_port(PyObject *port, const char **ret_text, PyObject **ret_keep)
 {
 	PyObject *digits;
@@ -95,7 +115,7 @@ int kl_resolve_port(PyObject *port, const char **ret_text, PyObject **ret_keep)
 	}
 	if (PyUnicode_Check(port) || PyBytes_Check(port))
 		return kl_resolve_text(port, ret_text, ret_keep);
-	if (!PyLong_CheckExact(port)) {
+	if (!is_int(port)) {
 		PyErr_SetString(PyExc_OSError, "Int or String expected");
 		return -1;
 	}
@@ -104,7 +124,7 @@ int kl_resolve_port(PyObject *port, const char **ret_text, PyObject **ret_keep)
 	if (PyLong_AsLong(port) == -1 && PyErr_Occurred())
 		return -1;
 #endif
-	digits = PyObject_Str(port);
+	digits = write_digits(port);
 	if (digits == NULL)
 		return -1;
 	result = kl_resolve_text(digits, ret_text, ret_keep);

@@ -462,6 +462,7 @@ static PyMethodDef read_methods[] = {
 	{ "throw", (PyCFunction)(void (*)(void))read_throw, METH_FASTCALL,
 	  "Raise an exception where it waits, as a coroutine." },
 	{ "close", read_close, METH_NOARGS, "End, as a coroutine." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -29,6 +29,7 @@ struct kl_tls_options {
 	uint64_t shutdown_ns;
 	bool server_side;
 	bool known; /* the protocol has seen connection_made() already */
+	PyObject *early; /* bytes of the handshake that came before it; NULL: none */
 };
 
 /* The TLS of a transport, from its start to the transport's end. */
@@ -44,6 +45,9 @@ struct kl_transport_tls {
 	PyObject *failure; /* what do_handshake() raised */
 	uint64_t begin_ns;
 	uint64_t handshake_ns;
+	uint64_t shutdown_ns;
+	struct kloop_timer shutdown_timer; /* from close() to the stream's end */
+	TransportObject *transport;        /* whose this is */
 	int ktls[2];           /* by direction, kept when the session goes */
 	bool server_side;
 	bool handshaking;

@@ -272,6 +272,8 @@ int kl_streams_feed(TransportObject *self, PyObject *object);
 /* transport_tls.c, where a transport has TLS: */
 int kl_transport_tls_traverse(struct kl_transport_tls *tls, visitproc visit, void *arg);
 void kl_transport_tls_free(TransportObject *self);
+/* close() was called: the time of ssl_shutdown_timeout begins. */
+void kl_transport_tls_closing(TransportObject *self);
 /* close() is called: must the handshake be given up? */
 bool kl_transport_tls_is_handshaking(const TransportObject *self);
 /* Shall the protocol hear of the end? */

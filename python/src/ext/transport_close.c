@@ -161,6 +161,8 @@ int kl_transport_close_now(TransportObject *self)
 	self->closing = true;
 	if (self->stream != NULL)
 		kloop_stream_close(self->stream);
+	if (self->tls != NULL)
+		kl_transport_tls_closing(self);
 	/* Otherwise, and with TLS, connection_lost() waits for the stream's end: on_close. */
 	if ((empty && self->tls == NULL) || self->stream == NULL)
 		return schedule_lost(self, NULL);

@@ -17,6 +17,7 @@
 #include "tls.h"
 
 #include <errno.h>
+#include <stddef.h>
 
 /* ---- the handshake's steps -------------------------------------------- */
 
@@ -196,6 +197,33 @@ static void on_handshake(struct kloop_stream *stream, int result, void *user)
 
 /* ---- the end ---------------------------------------------------------- */
 
+/*
+ * close() takes so long at most, what is queued included: a peer that reads
+ * nothing cannot hold the connection.
+ */
+static void shutdown_expired(struct kloop_timer *timer)
+{
+	struct kl_transport_tls *tls =
+		(struct kl_transport_tls *)((char *)timer -
+					    offsetof(struct kl_transport_tls, shutdown_timer));
+	TransportObject *self = tls->transport;
+
+	kl_py_enter(self->loop);
+	if (!self->lost)
+		kl_transport_tls_error(self, -ETIMEDOUT);
+}
+
+void kl_transport_tls_closing(TransportObject *self)
+{
+	struct kl_transport_tls *tls = self->tls;
+	uint64_t now = kloop_now();
+
+	if (self->stream == NULL || tls->shutdown_ns >= KLOOP_FOREVER - now)
+		return;
+	/* Without memory for it the close goes on all the same. */
+	(void)!kloop_timer_start(self->loop->loop, &tls->shutdown_timer, now + tls->shutdown_ns);
+}
+
 bool kl_transport_tls_is_handshaking(const TransportObject *self)
 {
 	return self->tls->handshaking;
@@ -274,6 +302,7 @@ void kl_transport_tls_detach(TransportObject *self)
 {
 	struct kl_transport_tls *tls = self->tls;
 
+	kloop_timer_stop(&tls->shutdown_timer);
 	if (tls->session == NULL)
 		return;
 	tls->ktls[0] = kloop_tls_get_ktls(tls->session, KLOOP_TLS_SEND);
@@ -322,6 +351,9 @@ static int make_session(TransportObject *self, const struct kl_tls_options *opti
 						options->shutdown_ns);
 	if (result == 0)
 		result = kloop_tls_set_ktls(session, self->loop->ktls);
+	if (result == 0 && options->early != NULL)
+		result = kloop_tls_feed(session, PyBytes_AS_STRING(options->early),
+					(size_t)PyBytes_GET_SIZE(options->early));
 	if (result == 0 && self->held != NULL) {
 		/* A BufferedProtocol paused, and left it for the handshake. */
 		result = kloop_tls_feed(session, PyBytes_AS_STRING(self->held),
@@ -349,6 +381,8 @@ static struct kl_transport_tls *make_tls(const struct kl_tls_options *options,
 	tls->handshake_timeout = Py_NewRef(options->handshake_timeout);
 	tls->begin_ns = kloop_now();
 	tls->handshake_ns = options->handshake_ns;
+	tls->shutdown_ns = options->shutdown_ns;
+	kloop_timer_init(&tls->shutdown_timer, shutdown_expired);
 	tls->server_side = options->server_side;
 	tls->known = options->known;
 	tls->handshaking = true;
@@ -364,6 +398,7 @@ int kl_transport_tls_start(TransportObject *self, const struct kl_tls_options *o
 	self->tls = make_tls(options, ssl_object);
 	if (self->tls == NULL)
 		return -1;
+	self->tls->transport = self;
 	result = make_session(self, options, ssl, &session);
 	if (result == 0) {
 		result = kloop_tls_start(session, self->stream, on_handshake);

@@ -267,18 +267,23 @@ PyObject *kl_loop_upgrade_tls(PyObject *loop_object, PyObject *const *args, Py_s
 			      PyObject *kwnames)
 {
 	static const struct kl_signature signature = {
-		"_upgrade_tls", 4, 4, 8,
+		"_upgrade_tls", 4, 4, 9,
 		{"transport", "protocol", "sslcontext", "waiter", "server_side", "server_hostname",
-		 "ssl_handshake_timeout", "ssl_shutdown_timeout"}};
+		 "ssl_handshake_timeout", "ssl_shutdown_timeout", "early"}};
 	LoopObject *loop = (LoopObject *)loop_object;
 	struct kl_tls_options options = {.known = true};
-	PyObject *values[8], *ssl_object;
+	PyObject *values[9], *ssl_object;
 	struct ssl_st *ssl;
 	int result;
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0 ||
 	    kl_check_closed(loop) < 0)
 		return NULL;
+	if (values[8] != NULL && !PyBytes_Check(values[8])) {
+		PyErr_SetString(PyExc_TypeError, "early must be bytes");
+		return NULL;
+	}
+	options.early = values[8];
 	result = is_upgradable(loop, values[0]);
 	if (result <= 0)
 		return result < 0 ? NULL : Py_NewRef(Py_False);

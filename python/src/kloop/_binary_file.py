@@ -134,7 +134,8 @@ class BinaryFile(File):
         try:
             return await call
         except BaseException:
-            self._data = self._data[self._at:] + (call.take() or b"")
+            _, data = self._loop._file_rest(call)
+            self._data = self._data[self._at:] + (data or b"")
             self._at = 0
             raise
 
@@ -150,7 +151,8 @@ class BinaryFile(File):
             await call
         except BaseException:
             # What did not get there stays, for the next attempt; none follows a close.
-            self._pending = bytearray(memoryview(data)[call.moved:])
+            moved, _ = self._loop._file_rest(call)
+            self._pending = bytearray(memoryview(data)[moved:])
             raise
 
     async def _fill(self) -> bool:
@@ -530,6 +532,11 @@ class BinaryFile(File):
         """Write what waits, and close. A failure to write is raised after the close."""
         if self._closed:
             return
+        if self._loop.is_closed():
+            # A coroutine that ends after its loop: the ring is gone, what was accepted stays.
+            self._closed = True
+            self._abandon()
+            return
         try:
             await self._enter()
         except ValueError:
@@ -576,8 +583,9 @@ class BinaryFile(File):
                 del self._pending[:os.write(self._fd, self._pending)]
         except OSError:
             pass
-        if self._closefd:
-            try:
-                os.close(self._fd)
-            except OSError:
-                pass
+        finally:
+            if self._closefd:
+                try:
+                    os.close(self._fd)
+                except OSError:
+                    pass

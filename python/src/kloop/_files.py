@@ -83,8 +83,8 @@ def _text_encoding(encoding: str | None) -> str:
     if encoding == "locale":
         encoding = locale.getpreferredencoding(False)
     if not codecs.lookup(encoding)._is_text_encoding:
-        raise LookupError(f"{encoding!r} is not a text encoding; use codecs.open() to handle "
-                          "arbitrary codecs")
+        hint = "" if sys.version_info >= (3, 14) else "; use codecs.open() to handle arbitrary codecs"
+        raise LookupError(f"{encoding!r} is not a text encoding{hint}")
     return encoding
 
 

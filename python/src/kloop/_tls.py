@@ -77,8 +77,9 @@ class TlsParts:
         """Upgrade a transport to TLS; returns the transport to go on with.
 
         That is the same one where libkloop does it. Bytes that it has received
-        and not yet handed to its protocol belong to the handshake. Cancelled or
-        failed, the transport is closed.
+        and not yet handed to its protocol belong to the handshake, and on the
+        server's side those that wait in a StreamReader. Cancelled or failed, the
+        transport is closed.
         """
         if not isinstance(sslcontext, ssl.SSLContext):
             raise TypeError("sslcontext is expected to be an instance of ssl.SSLContext, "
@@ -86,10 +87,17 @@ class TlsParts:
         if not getattr(transport, "_start_tls_compatible", False):
             raise TypeError(f"transport {transport!r} is not supported by start_tls()")
         waiter = self.create_future()
-        if not self._upgrade_tls(
+        upgraded = False
+        early = _take_early(protocol) if server_side else b""
+        try:
+            upgraded = self._upgrade_tls(
                 transport, protocol, sslcontext, waiter, server_side=server_side,
                 server_hostname=server_hostname, ssl_handshake_timeout=ssl_handshake_timeout,
-                ssl_shutdown_timeout=ssl_shutdown_timeout):
+                ssl_shutdown_timeout=ssl_shutdown_timeout, early=early)
+        finally:
+            if early and not upgraded:
+                protocol._stream_reader._buffer[:0] = early
+        if not upgraded:
             upgraded = await super().start_tls(
                 transport, protocol, sslcontext, server_side=server_side,
                 server_hostname=server_hostname,
@@ -101,8 +109,22 @@ class TlsParts:
             await waiter
         except BaseException:
             transport.close()
+            # The exception in it would keep the transport alive in a cycle.
+            waiter = None
             raise
         return transport
+
+
+def _take_early(protocol) -> bytes:
+    """The client's first bytes of TLS, if they came before start_tls() and went to a reader."""
+    if not isinstance(protocol, asyncio.StreamReaderProtocol):
+        return b""
+    reader = getattr(protocol, "_stream_reader", None)
+    if reader is None:
+        return b""
+    early = bytes(reader._buffer)
+    reader._buffer.clear()
+    return early
 
 
 def _default_context(server_side, server_hostname):

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import os
 import signal
 import socket
@@ -12,15 +14,29 @@ import sys
 import threading
 import warnings
 import weakref
-from asyncio import base_events
+from asyncio import base_events, unix_events
 from asyncio.log import logger
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from . import _kloop
 from ._asyncio_parts import SelectorParts
 from ._resolver import ResolverParts
 from ._tls import TlsParts
+
+# What asyncio's sendfile() does to the file's position if nothing was sent: newer ones set it.
+_SENDFILE_ALWAYS_SEEKS = "total_sent" not in inspect.signature(
+    unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
+
+
+def _signed_as(method):
+    """A decorator: the function takes what this method takes, in whichever Python it is."""
+
+    def sign(function):
+        function.__wrapped__ = method
+        return function
+
+    return sign
 
 
 class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEventLoop):
@@ -65,7 +81,9 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             receive_buffer_bytes=receive_buffer_bytes, without=_without, ktls=ktls)
         super().__init__()
         self._signal_handlers = {}
+        self._signals_claimed = False  # for the run, not for a handler
         self._unix_server_sockets = {}
+        self._given_sockets = weakref.WeakSet()
         self._transports = weakref.WeakValueDictionary()
         try:
             self._open_resolver(dns)
@@ -83,15 +101,15 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         # First of all: Python 3.13.0 cleans up after a run that it refuses.
         self._check_closed()
         self._check_running()
-        claimed = self._claim_signals()
+        self._signals_claimed = self._claim_signals()
         try:
             super().run_forever()
         finally:
-            if claimed and not self._signal_handlers:
+            if self._signals_claimed and not self._signal_handlers:
                 signal.set_wakeup_fd(-1)
 
     def _claim_signals(self) -> bool:
-        """Have signals end the wait, whenever they come; only the main thread can.
+        """Have signals end the wait, whenever they come; only the main interpreter's main thread can.
 
         Without it a signal between the last look and the wait would be handled
         only when something else happens. A descriptor that somebody else set
@@ -100,7 +118,10 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         if threading.current_thread() is not threading.main_thread() or self._csock is None:
             return False
         mine = self._csock.fileno()
-        former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        try:
+            former = signal.set_wakeup_fd(mine, warn_on_full_buffer=False)
+        except ValueError:  # another interpreter's main thread
+            return False
         if former == mine or former == -1:
             return former == -1
         signal.set_wakeup_fd(former)
@@ -110,7 +131,7 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
         """Remove the handler of a signal; False if there was none."""
         removed = super().remove_signal_handler(sig)
         if removed and not self._signal_handlers and self.is_running():
-            self._claim_signals()
+            self._signals_claimed = self._claim_signals()
         return removed
 
     def close(self) -> None:
@@ -129,6 +150,35 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             warnings.warn(f"Closing the loop {self!r} on interpreter shutdown stage, "
                           "skipping signal handlers removal", ResourceWarning, source=self)
             self._signal_handlers.clear()
+
+    @_signed_as(asyncio.BaseEventLoop.create_server)
+    async def create_server(
+            self, protocol_factory: Callable[[], asyncio.BaseProtocol],
+            host: str | Sequence[str] | None = None, port: int | None = None, *,
+            sock: socket.socket | None = None, **options: Any) -> asyncio.Server:
+        """Create a server: as asyncio's, whose options these are.
+
+        A sock may be shared with other processes, which take turns at accepting.
+        """
+        self._note_given(sock)
+        return await super().create_server(protocol_factory, host, port, sock=sock, **options)
+
+    @_signed_as(unix_events._UnixSelectorEventLoop.create_unix_server)
+    async def create_unix_server(
+            self, protocol_factory: Callable[[], asyncio.BaseProtocol],
+            path: str | os.PathLike | None = None, *,
+            sock: socket.socket | None = None, **options: Any) -> asyncio.Server:
+        """Create a server on a Unix socket: as asyncio's, whose options these are.
+
+        A sock may be shared with other processes, which take turns at accepting.
+        """
+        self._note_given(sock)
+        return await super().create_unix_server(protocol_factory, path, sock=sock, **options)
+
+    def _note_given(self, sock) -> None:
+        # It may be any object like a socket, as gunicorn's are; what is no socket fails later.
+        with contextlib.suppress(TypeError):
+            self._given_sockets.add(sock)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
@@ -149,6 +199,8 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
                 f"sendfile syscall is not available for transport {transp!r}")
         self._check_sendfile_params(transp.get_extra_info("socket"), file, offset, count)
         fileno = _regular_file(file)
+        if _SENDFILE_ALWAYS_SEEKS:
+            os.lseek(fileno, offset, os.SEEK_SET)  # where it stays if nothing is sent
         resume_reading = transp.is_reading()
         transp.pause_reading()
         try:
@@ -197,12 +249,14 @@ def _regular_file(file) -> int:
 async def _file_sent(transp, waiter):
     """Wait until a file is sent; if that is cancelled, until it is stopped, which is soon."""
     cancelled = None
-    while not waiter.done():
+    while waiter is not None:
         try:
-            await asyncio.wait([waiter])
+            result = await waiter
+            break
         except asyncio.CancelledError as error:
             cancelled = error
-            transp._cancel_file()
+            # Our own waiter was cancelled with us: the next one tells of the end.
+            waiter = transp._cancel_file()
     if cancelled is not None:
         raise cancelled
-    return waiter.result()
+    return result

@@ -37,7 +37,7 @@ def new_event_loop(*, fallback: bool | None = None, **options: Any) -> asyncio.A
     """Make an event loop on io_uring.
 
     fallback: where io_uring is unavailable, warn once and return asyncio's
-    loop. Default: what the environment variable KLOOP_FALLBACK says.
+        loop. Default: what the environment variable KLOOP_FALLBACK says.
     options: those of Loop.
 
     Raises IoUringUnavailable without fallback.
