@@ -22,7 +22,7 @@ from pathlib import Path
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 PROFILE = SOURCE / "docs/seccomp.json"
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 CALLS = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
 ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 OPERATORS = {"SCMP_CMP_NE": 1, "SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}

@@ -189,7 +189,6 @@ START_TEST(takes_turns)
 		kt_close(clients[i]);
 	kt_close(fd);
 	ck_assert_int_eq(kloop_listener_pause(scene[0].listener), 0);
-	/* With SQPOLL it takes as long as the kernel's thread waits for a processor. */
 	while (KT_STAT(scene[0].loop, in_flight) > 0)
 		kt_turn_for(scene[0].loop, 1);
 	ck_assert_int_eq(kloop_listener_resume(scene[0].listener), 0);

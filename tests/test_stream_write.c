@@ -291,6 +291,46 @@ START_TEST(marks)
 }
 END_TEST
 
+/* ---- abort ------------------------------------------------------------ */
+
+/* What is written and then aborted reaches the peer as if it had been sent at once. */
+START_TEST(last_words)
+{
+	struct kloop_loop *loop = kt_mode_loop(MODE(_i));
+	static unsigned char block[8 << 20], back[8 << 20];
+	struct kt_stream stream;
+	struct kt_lent lent;
+	ssize_t got;
+	int fds[2];
+
+	kt_pair(KIND(_i), fds);
+	kt_stream_open(&stream, loop, fds[0], 0);
+	kt_stream_put(&stream, "fare", 4);
+	kt_lend(&stream, &lent, "well", 4);
+	kt_stream_abort(&stream);
+	ck_assert_int_eq(lent.released, 1);
+	ck_assert_int_eq(lent.status, 0);
+	kt_read_all(fds[1], back, 8);
+	ck_assert_mem_eq(back, "farewell", 8);
+	ck_assert_int_eq(read(fds[1], back, 1), 0);
+	kt_close(fds[1]);
+
+	/* But nobody waits for more than fits. */
+	kt_fill(block, sizeof(block), 0);
+	kt_pair(KIND(_i), fds);
+	kt_stream_open(&stream, loop, fds[0], 0);
+	kt_lend(&stream, &lent, block, sizeof(block));
+	kt_stream_abort(&stream);
+	ck_assert_int_eq(lent.released, 1);
+	ck_assert_int_eq(lent.status, -ECANCELED);
+	ck_assert_uint_eq(KT_STAT(loop, in_flight), 0);
+	for (size_t bytes = 0; (got = read(fds[1], back, sizeof(back))) > 0; bytes += (size_t)got)
+		ck_assert(kt_is_fill(back, (size_t)got, bytes) && bytes + (size_t)got < sizeof(block));
+	kt_close(fds[1]);
+	kt_loop_free(loop);
+}
+END_TEST
+
 /* ---- direct writes ---------------------------------------------------- */
 
 START_TEST(try_write)
@@ -469,6 +509,7 @@ int main(void)
 	tcase_add_loop_test(tcase, many_segments_in_order, 0, ALL);
 	tcase_add_loop_test(tcase, empty_writes, 0, ALL);
 	tcase_add_loop_test(tcase, marks, 0, ALL);
+	tcase_add_loop_test(tcase, last_words, 0, ALL);
 	tcase_add_loop_test(tcase, try_write, 0, ALL);
 	tcase = kt_case(suite, "large", 120);
 	tcase_add_loop_test(tcase, large_both_ways, 0, ALL);

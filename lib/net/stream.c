@@ -65,7 +65,7 @@ static void tell_failure(struct kloop_stream *stream)
 	}
 	kl_stream_release_all(stream, stream->error);
 	stream->state |= KL_STREAM_TOLD;
-	if (kl_stream_has(stream, KL_STREAM_ABORTED))
+	if (kl_stream_has(stream, KL_STREAM_ABORTED | KL_STREAM_LAST))
 		return;
 	kl_loop_note_call(stream->loop);
 	if (stream->layer && stream->layer->ops->tell_failure(stream))
@@ -192,6 +192,8 @@ static void run_defer(struct kl_defer *defer)
 	kl_stream_enter(stream);
 	kl_stream_run_read(stream);
 	kl_stream_run_write(stream);
+	if (kl_stream_has(stream, KL_STREAM_LAST))
+		stream->state |= KL_STREAM_ABORTED;
 	kl_stream_leave(stream);
 }
 
@@ -408,9 +410,28 @@ void kloop_stream_close(struct kloop_stream *stream)
 	begin_close(stream, KL_STREAM_CLOSING);
 }
 
+/*
+ * Writes wait for the end of the turn; an owner who writes and then aborts must
+ * not have to know that. What the kernel takes at once, it gets: the cancel
+ * comes behind the send.
+ */
+static bool has_last_words(const struct kloop_stream *stream)
+{
+	return kl_stream_has(stream, KL_STREAM_CONNECTED) &&
+	       !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED) &&
+	       !stream->out.sending && kl_stream_has_queue(stream) &&
+	       !kloop_op_is_active(&stream->write_op) && !kl_loop_is_closing(stream->loop);
+}
+
 void kloop_stream_abort(struct kloop_stream *stream)
 {
-	begin_close(stream, KL_STREAM_CLOSING | KL_STREAM_ABORTED);
+	if (!stream || !has_last_words(stream)) {
+		begin_close(stream, KL_STREAM_CLOSING | KL_STREAM_ABORTED);
+		return;
+	}
+	begin_close(stream, KL_STREAM_CLOSING | KL_STREAM_LAST);
+	if (kl_stream_has(stream, KL_STREAM_LAST))
+		kl_stream_schedule(stream);
 }
 
 /* ---- accessors -------------------------------------------------------- */

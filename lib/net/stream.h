@@ -54,6 +54,9 @@ enum kl_stream_state {
 	KL_STREAM_READ_LAYER = 1 << 21,
 	KL_STREAM_WRITE_LAYER = 1 << 22,
 
+	/* To be aborted once what this turn wrote was offered to the kernel. */
+	KL_STREAM_LAST = 1 << 23,
+
 	/* What kl_stream_leave() has to look at. */
 	KL_STREAM_ATTENTION = KL_STREAM_SHUT_PENDING | KL_STREAM_FAILED | KL_STREAM_CLOSING,
 	/* What makes calls of the owner fail with -ESTALE. */

@@ -210,3 +210,39 @@ def test_loop_that_ends_first(path):
             del file, task, main
             gc.collect()
     assert descriptors() == before
+
+
+def test_close_after_the_loop(tmp_path):
+    """A coroutine that ends after its loop was closed leaves no descriptor and loses no data."""
+    loop = kloop.Loop()
+
+    async def keep():
+        async with kloop.open(tmp_path / "kept", "wb") as file:
+            await file.write(b"accepted")
+            descriptors.append(file.fileno())
+            await loop.create_future()
+
+    descriptors = []
+    coroutine = keep()
+    task = loop.create_task(coroutine)
+    while not descriptors:
+        loop.run_until_complete(asyncio.sleep(0.001))
+    loop.close()
+    with pytest.raises(GeneratorExit):
+        coroutine.throw(GeneratorExit())
+    task._log_destroy_pending = False
+    assert (tmp_path / "kept").read_bytes() == b"accepted"
+    with pytest.raises(OSError):
+        os.fstat(descriptors[0])
+
+
+def test_close_that_cannot_be_submitted(tmp_path):
+    """The descriptor goes even where the ring does not take the call."""
+    loop = kloop.Loop()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    call = loop._file_close(fd)
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        call.__await__().__next__()
+    with pytest.raises(OSError):
+        os.fstat(fd)

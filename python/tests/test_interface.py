@@ -169,22 +169,16 @@ def test_cleanup_socket(loop, tmp_path, option):
     run(loop, case())
 
 
-def free_ports(count):
-    """Ports on which nobody listens."""
-    socks = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
-
-
 def test_all_errors(loop, monkeypatch):
     if sys.version_info < (3, 12):
         return
 
     async def case():
-        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-                 for port in free_ports(2)]
+        socks = [socket.socket() for _ in range(2)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))  # and nobody listens
+        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", sock.getsockname())
+                 for sock in socks]
 
         async def getaddrinfo(*args, **options):
             return infos
@@ -196,6 +190,8 @@ def test_all_errors(loop, monkeypatch):
             with pytest.raises(ExceptionGroup) as caught:  # noqa: F821
                 await loop.create_connection(Recorder, "x", 1, all_errors=True, **options)
             assert [type(e) for e in caught.value.exceptions] == [ConnectionRefusedError] * 2
+        for sock in socks:
+            sock.close()
 
     run(loop, case())
 
@@ -204,10 +200,9 @@ def test_local_addr_and_sock(loop):
     async def case():
         server = await loop.create_server(Recorder, "127.0.0.1", 0)
         address = server.sockets[0].getsockname()
-        port = free_ports(1)[0]
         transport, _ = await loop.create_connection(Recorder, *address,
-                                                    local_addr=("127.0.0.1", port))
-        assert transport.get_extra_info("sockname") == ("127.0.0.1", port)
+                                                    local_addr=("127.0.0.2", 0))
+        assert transport.get_extra_info("sockname")[0] == "127.0.0.2"
         transport.abort()
         sock = socket.create_connection(address)
         transport, protocol = await loop.create_connection(Recorder, sock=sock)

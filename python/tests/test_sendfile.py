@@ -387,3 +387,24 @@ def receive_until_close(secure):
         if not part:
             return b"".join(parts)
         parts.append(part)
+
+
+def test_cancel_twice(kernel_loop, file):
+    """A second cancel, while the first waits for the end of what is on its way, changes nothing."""
+    loop = kernel_loop
+
+    async def case():
+        transport, peer = await connected(loop, Recorder(), unix_pair)
+        transport.write(bytes(8_000_000))
+        task = await _begun(loop, transport, file)
+        task.cancel()
+        loop.call_soon(task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await wait(task)
+        transport.write(b"tail")
+        transport.close()
+        assert (await in_thread(receive_all, peer))[8_000_000:] == b"tail"
+        assert file.tell() == 0
+        peer.close()
+
+    run(loop, case())

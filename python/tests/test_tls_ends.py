@@ -281,6 +281,25 @@ def test_abort(tls_loop, certificates):
     run(tls_loop, case())
 
 
+def test_abort_after_write(tls_loop, certificates):
+    """What is written is on its way, as sslproto's write() sends at once."""
+    def peer(sock):
+        bio = Bio(sock, certificates.server(), server_side=True)
+        bio.call("do_handshake")
+        assert bio.call("read", 8) == b"farewell"
+        with contextlib.suppress(ConnectionResetError):
+            assert read_all(sock) == b""
+
+    async def case():
+        async with serving(peer) as address:
+            transport, protocol = await connect(tls_loop, address, certificates.trusting("1.2"))
+            transport.write(b"farewell")
+            transport.abort()
+            assert await wait(protocol.lost) is None
+
+    run(tls_loop, case())
+
+
 def test_abort_after_close(tls_loop, certificates):
     def peer(sock):
         bio = Bio(sock, certificates.server(), server_side=True)

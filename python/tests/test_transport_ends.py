@@ -93,6 +93,32 @@ def test_abort_drops_what_is_queued(loop, pair):
     run(loop, case())
 
 
+@pytest.mark.parametrize("where", ["outside", "inside"])
+def test_abort_after_write(loop, pair, where):
+    """What is written is on its way, as asyncio's write() sends at once."""
+    transport = None
+
+    class Talker(Recorder):
+        def data_received(self, data):
+            transport.write(b"fare")
+            transport.write(b"well")
+            transport.abort()
+
+    async def case():
+        nonlocal transport
+        protocol = Talker()
+        transport, peer = await connected(loop, protocol, pair)
+        if where == "inside":
+            peer.sendall(b"go")
+        else:
+            protocol.data_received(b"")
+        assert await wait(protocol.lost) is None
+        assert await in_thread(receive_all, peer) == b"farewell"
+        peer.close()
+
+    run(loop, case())
+
+
 def test_abort_after_close(loop):
     async def case():
         protocol = Recorder()

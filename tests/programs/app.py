@@ -42,6 +42,9 @@ async def websocket(receive, send):
             await send({"type": "websocket.send", "bytes": message["bytes"]})
 
 
+slow = []   # requests that have begun
+
+
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         return await lifespan(receive, send)
@@ -59,8 +62,11 @@ async def app(scope, receive, send):
     elif path[0] == "sum":
         parts = [f"{len(body)} {checksum(body)}".encode()]
     elif path[0] == "slow":
+        slow.append(path)
         await asyncio.sleep(float(path[1]))
         parts = [b"late"]
+    elif path[0] == "begun":
+        parts = [b"%d" % len(slow)]
     elif path[0] == "wrong":
         raise RuntimeError("as asked")
     headers = [(b"content-type", b"application/octet-stream")]

@@ -130,16 +130,20 @@ async def case_listen_and_notify(world):
     return {"heard": len(heard), "sum": checksum(*heard)}
 
 
+async def sleeps(other, connection):
+    """Wait until the server is in the middle of its query."""
+    while await other.fetchval("select wait_event from pg_stat_activity where pid = $1",
+                               connection.get_server_pid()) != "PgSleep":
+        await asyncio.sleep(0.01)
+
+
 async def cancelled(world, kind):
     """Queries that are cancelled or take too long; the connection lives on."""
     found = {}
     async with connected(world, kind) as connection:
         running = asyncio.ensure_future(connection.execute("select pg_sleep(60)"))
         async with connected(world) as other:
-            process = connection.get_server_pid()
-            while await other.fetchval("select wait_event from pg_stat_activity where pid = $1",
-                                       process) != "PgSleep":
-                await asyncio.sleep(0.01)
+            await sleeps(other, connection)
         running.cancel()
         found["cancelled"] = await raised(running, asyncio.CancelledError)
         found["after"] = await connection.fetchval("select 1")
@@ -175,7 +179,7 @@ async def case_ended_by_the_server(world):
             lost = asyncio.Event()
             victim.add_termination_listener(lambda *_: lost.set())
             running = asyncio.ensure_future(victim.execute("select pg_sleep(60)"))
-            await asyncio.sleep(0.05)
+            await sleeps(other, victim)
             await other.execute("select pg_terminate_backend($1)", victim.get_server_pid())
             error = await raised(running, *ENDS)
             await lost.wait()

@@ -104,11 +104,9 @@ async def case_end_with_requests_under_way(world):
         async with asgi.client(world, base) as http:
             await asgi.where(http)
             late = [asyncio.ensure_future(http.get("/slow/1")) for _ in range(5)]
-            while not all(one.done() for one in late):
-                # What came before them is served, so they are under way.
-                if process.poll() is None and (await http.get("/text/1")).status_code == 200:
-                    process.terminate()
-                    break
+            while (await http.get("/begun")).text != "5":
+                await asyncio.sleep(0.01)
+            process.terminate()
             texts = [one.text for one in await asyncio.gather(*late)]
             await until(lambda: process.poll() is not None, "the server ends")
             after = await raised(http.get("/text/1"), asgi.httpx.ConnectError)
@@ -127,7 +125,7 @@ async def case_in_a_program(world):
             found = await asgi.ask(http, world.loop)
             wrong = await asyncio.gather(*(http.get("/wrong") for _ in range(10)))
             found["wrong"] = [one.status_code for one in wrong]
-            short = [raised(http.get("/slow/20", timeout=0.2), asgi.httpx.ReadTimeout)
+            short = [raised(http.get("/slow/20", timeout=asgi.impatient), asgi.httpx.ReadTimeout)
                      for _ in range(10)]
             found["timeouts"] = await asyncio.gather(*short)
             await until(lambda: len(server.server_state.connections) <= len(

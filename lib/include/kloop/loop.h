@@ -130,9 +130,11 @@ KLOOP_EXPORT void kloop_loop_options_set_without(struct kloop_loop_options *opti
  * Ownership: the caller frees it with kloop_loop_free().
  * Thread: any. The thread of the first turn owns the loop.
  * Returns: 0; -EINVAL if ret_loop is NULL or SQPOLL's processor does not exist;
- * -ENOMEM, also when RLIMIT_MEMLOCK is too low (before Linux 5.12); -EMFILE or
- * -ENFILE for lack of descriptors; KLOOP_ERROR_RING_OFF,
- * KLOOP_ERROR_RING_DENIED, KLOOP_ERROR_RING_MISSING, KLOOP_ERROR_RING_TOO_OLD.
+ * -ENOMEM, also when RLIMIT_MEMLOCK is too low for the rings of this user
+ * without CAP_IPC_LOCK (before Linux 5.12, and on newest kernels again, where a
+ * ring of the default size counts some 200 KiB); -EMFILE or -ENFILE for lack of
+ * descriptors; KLOOP_ERROR_RING_OFF, KLOOP_ERROR_RING_DENIED,
+ * KLOOP_ERROR_RING_MISSING, KLOOP_ERROR_RING_TOO_OLD.
  * Kernel: 5.11.
  * Since: 0.1.
  */

@@ -291,7 +291,9 @@ KLOOP_EXPORT int kloop_stream_shutdown(struct kloop_stream *stream) KLOOP_MUST_C
 KLOOP_EXPORT void kloop_stream_close(struct kloop_stream *stream);
 
 /*
- * Close a stream at once; what is queued is released with -ECANCELED.
+ * Close a stream at once. What was written since the loop last turned is offered
+ * to the kernel once; what it does not take then, and all that was queued
+ * before, is released with -ECANCELED.
  *
  * Completion: on_close.
  * Since: 0.1.

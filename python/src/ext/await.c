@@ -417,6 +417,7 @@ PyMethodDef kl_await_methods[] = {
 	{ "cancelled", is_cancelled, METH_NOARGS, "Was the wait cancelled?" },
 	{ "done", is_done, METH_NOARGS, "Is the wait over?" },
 	{ "result", get_result, METH_NOARGS, "None when the wait is over." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -83,6 +83,13 @@ static PyObject *unavailable_exception(struct kl_state *state, const struct reas
 	return exception;
 }
 
+PyObject *kl_refuse_reduce(PyObject *op, PyObject *unused)
+{
+	(void)unused;
+	PyErr_Format(PyExc_TypeError, "cannot pickle '%s' object", Py_TYPE(op)->tp_name);
+	return NULL;
+}
+
 PyObject *kl_os_exception(int error)
 {
 	return PyObject_CallFunction(PyExc_OSError, "is", -error, strerror(-error));

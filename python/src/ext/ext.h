@@ -289,6 +289,13 @@ PyObject *kl_exception(struct kl_state *state, int code);
  */
 PyObject *kl_os_exception(int error);
 
+/*
+ * __reduce__(): TypeError. What is tied to a ring can be neither copied nor
+ * pickled; Python itself refuses in the newer protocols only.
+ */
+PyObject *kl_refuse_reduce(PyObject *op, PyObject *unused);
+#define KL_NO_PICKLE { "__reduce__", kl_refuse_reduce, METH_NOARGS, "TypeError." }
+
 /* ---- arguments: transport_call.c ------------------------------------- */
 
 /* Names of positional parameters, in order; the first `required` must be there. */

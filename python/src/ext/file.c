@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static const struct kl_await_kind kind;
 
@@ -161,18 +162,29 @@ static int submit(struct kl_file_call *self)
 	}
 }
 
+/* 0, or -1 with an error set: nothing was submitted. */
+static int try_submit(struct kl_file_call *self)
+{
+	int code;
+
+	if (kl_check_closed(self->base.loop) < 0)
+		return -1;
+	if (!kl_on_loop_thread(self->base.loop))
+		return kl_raise_wrong_thread();
+	code = submit(self);
+	if (code < 0)
+		kl_raise(self->base.loop->state, code);
+	return code < 0 ? -1 : 0;
+}
+
 static int begin(struct kl_file_call *self)
 {
 	LoopObject *loop = self->base.loop;
-	int code;
 
-	if (kl_check_closed(loop) < 0)
-		return -1;
-	if (!kl_on_loop_thread(loop))
-		return kl_raise_wrong_thread();
-	code = submit(self);
-	if (code < 0) {
-		kl_raise(loop->state, code);
+	if (try_submit(self) < 0) {
+		/* Nobody will close it a second time: the descriptor has to go. */
+		if (self->kind == KL_FILE_CLOSE)
+			close(self->fd);
 		return -1;
 	}
 	Py_INCREF(self);

@@ -464,6 +464,7 @@ static PyMethodDef handle_methods[] = {
 	{ "get_context", handle_get_context, METH_NOARGS, "The contextvars.Context of the call." },
 	{ "_run", handle_run, METH_NOARGS, "Call the callback in its context." },
 	{ "_repr_info", kl_handle_repr_info, METH_NOARGS, "The words of repr()." },
+	KL_NO_PICKLE,
 	{ NULL, NULL, 0, NULL },
 };
 

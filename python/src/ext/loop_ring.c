@@ -5,6 +5,7 @@
 #include "transport.h"
 
 #include <errno.h>
+#include <sys/resource.h>
 
 /* ---- the ready ring ---------------------------------------------------- */
 
@@ -210,6 +211,21 @@ static void warm_heap(void)
 	PyMem_RawFree(block);
 }
 
+/* The kernel may count a ring as locked memory, and says ENOMEM then: MemoryError with that in it. */
+static PyObject *raise_no_memory(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		return PyErr_NoMemory();
+	PyErr_Format(PyExc_MemoryError,
+		     "no memory for an io_uring; some kernels count it as locked memory, some 200 KiB "
+		     "for each loop, and all processes of this user may lock %llu KiB (RLIMIT_MEMLOCK: "
+		     "ulimit -l, LimitMEMLOCK=)",
+		     (unsigned long long)limit.rlim_cur / 1024);
+	return NULL;
+}
+
 PyObject *kl_loop_open(PyObject *op, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = { "sqpoll", "sq_thread_idle_ms", "sq_thread_cpu", "spin_ns",
@@ -248,9 +264,9 @@ PyObject *kl_loop_open(PyObject *op, PyObject *args, PyObject *kwargs)
 		kloop_loop_set_before_wait(self->loop, kl_before_wait, self);
 		Py_RETURN_NONE;
 	}
-	if (!PyErr_Occurred())
-		kl_raise(self->state, code);
-	return NULL;
+	if (PyErr_Occurred())
+		return NULL;
+	return code == -ENOMEM ? raise_no_memory() : kl_raise(self->state, code);
 }
 
 /* ---- closing ----------------------------------------------------------- */

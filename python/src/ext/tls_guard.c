@@ -98,11 +98,11 @@ static PyObject *wrap_bio(struct kl_state *state, PyObject *memory_bio, PyObject
 			  bool server_side, PyObject *server_hostname)
 {
 	PyObject *method = PyObject_GetAttr(context, state->names.wrap_bio);
+	PyObject *in = method != NULL ? PyObject_CallNoArgs(memory_bio) : NULL;
+	PyObject *out = in != NULL ? PyObject_CallNoArgs(memory_bio) : NULL;
 	PyObject *args = NULL, *names = NULL, *result = NULL;
-	PyObject *in = PyObject_CallNoArgs(memory_bio);
-	PyObject *out = PyObject_CallNoArgs(memory_bio);
 
-	if (method != NULL && in != NULL && out != NULL)
+	if (out != NULL)
 		args = PyTuple_Pack(2, in, out);
 	if (args != NULL)
 		names = Py_BuildValue("{sOsO}", "server_side", server_side ? Py_True : Py_False,

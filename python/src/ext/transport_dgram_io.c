@@ -38,7 +38,8 @@ PyObject *kl_dgram_call(DatagramObject *self, PyObject *method, PyObject *name, 
 	uint64_t begin_ns = self->loop->debug ? kloop_now() : 0;
 	PyObject *result;
 
-	memcpy(stack + 2, args, count * sizeof(args[0]));
+	if (count > 0)
+		memcpy(stack + 2, args, count * sizeof(args[0]));
 	if (PyContext_Enter(self->context) < 0)
 		return NULL;
 	Py_INCREF(callee); /* the call may replace it */

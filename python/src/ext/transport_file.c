@@ -34,21 +34,18 @@ static PyObject *make_error(TransportObject *self, int status)
 	return kl_os_exception(status);
 }
 
-/* waiter.set_result((error, sent)) */
+/* waiter.set_result((error, sent)), unless its task was cancelled meanwhile, and it too */
 static void wake(TransportObject *self, PyObject *waiter, int status, uint64_t sent_bytes)
 {
 	PyObject *error = make_error(self, status);
-	PyObject *pair = NULL, *result = NULL;
+	PyObject *pair = NULL;
 
 	if (error != NULL)
 		pair = Py_BuildValue("(NK)", error, (unsigned long long)sent_bytes);
-	if (pair != NULL)
-		result = PyObject_CallMethodOneArg(waiter, self->loop->state->names.set_result,
-						   pair);
-	if (result == NULL)
+	if (pair == NULL || kl_wake(self->loop->state, waiter,
+				    self->loop->state->names.set_result, pair) < 0)
 		kl_transport_report(self, "Exception in callback waiter.set_result()");
 	Py_XDECREF(pair);
-	Py_XDECREF(result);
 }
 
 static void file_done(void *owner, int status, uint64_t sent_bytes, void *user)
@@ -116,9 +113,23 @@ PyObject *kl_transport_cancel_file(PyObject *op, PyObject *unused)
 {
 	TransportObject *self = (TransportObject *)op;
 
+	PyObject *waiter;
+
 	(void)unused;
-	/* Otherwise it is done, or as good as done. */
-	if (self->file_waiter != NULL && self->stream != NULL)
+	/* It is done already. */
+	if (self->file_waiter == NULL)
+		Py_RETURN_NONE;
+	waiter = PyObject_CallMethodNoArgs((PyObject *)self->loop,
+					   self->loop->state->names.create_future);
+	if (waiter == NULL)
+		return NULL;
+	/* That could run the collector, which can run anything. */
+	if (self->file_waiter == NULL) {
+		Py_DECREF(waiter);
+		Py_RETURN_NONE;
+	}
+	Py_SETREF(self->file_waiter, Py_NewRef(waiter));
+	if (self->stream != NULL)
 		(void)kloop_stream_cancel_file(self->stream, self);
-	Py_RETURN_NONE;
+	return waiter;
 }

@@ -532,6 +532,11 @@ class BinaryFile(File):
         """Write what waits, and close. A failure to write is raised after the close."""
         if self._closed:
             return
+        if self._loop.is_closed():
+            # A coroutine that ends after its loop: the ring is gone, what was accepted stays.
+            self._closed = True
+            self._abandon()
+            return
         try:
             await self._enter()
         except ValueError:
@@ -545,9 +550,17 @@ class BinaryFile(File):
                 self._closed = True
                 self._pending.clear()
                 if self._closefd:
-                    await self._loop._file_close(self._fd)
+                    await self._closing()
         finally:
             self._turns.give()
+
+    def _closing(self) -> Any:
+        """The call that closes; where there is no memory for one, a plain close()."""
+        try:
+            return self._loop._file_close(self._fd)
+        except MemoryError:
+            os.close(self._fd)
+            raise
 
     async def detach(self) -> BinaryFile:
         """Write what waits, and close but for the descriptor: returns a file without buffer."""
@@ -578,8 +591,9 @@ class BinaryFile(File):
                 del self._pending[:os.write(self._fd, self._pending)]
         except OSError:
             pass
-        if self._closefd:
-            try:
-                os.close(self._fd)
-            except OSError:
-                pass
+        finally:
+            if self._closefd:
+                try:
+                    os.close(self._fd)
+                except OSError:
+                    pass

@@ -249,12 +249,14 @@ def _regular_file(file) -> int:
 async def _file_sent(transp, waiter):
     """Wait until a file is sent; if that is cancelled, until it is stopped, which is soon."""
     cancelled = None
-    while not waiter.done():
+    while waiter is not None:
         try:
-            await asyncio.wait([waiter])
+            result = await waiter
+            break
         except asyncio.CancelledError as error:
             cancelled = error
-            transp._cancel_file()
+            # Our own waiter was cancelled with us: the next one tells of the end.
+            waiter = transp._cancel_file()
     if cancelled is not None:
         raise cancelled
-    return waiter.result()
+    return result
