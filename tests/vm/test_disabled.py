@@ -60,8 +60,8 @@ def test_who_gets_a_loop(set_sysctl, value, root, nobody):
     """0: everybody; 1: who has CAP_SYS_ADMIN; 2: nobody."""
     if set_sysctl:
         set_sysctl(value)
-    else:
-        root = nobody = True
+    elif value > 0:
+        return  # an older kernel, as the fixture has seen
     for user, works in (0, root), (65534, nobody):
         loop, said = attempt(user)
         if works:
