@@ -106,7 +106,8 @@ def command_uvicorn(world, listener):
 def command_gunicorn(world, listener):
     import with_gunicorn
     return [PYTHON, "-m", "gunicorn", "--config", with_gunicorn.configure(world), "--bind",
-            f"fd://{listener.fileno()}", "--workers", "2", "--log-level", "error", "--keep-alive", "75",
+            f"fd://{listener.fileno()}", "--workers", "2", "--keep-alive", "75",
+            "--log-level", "error",
             "--worker-class", "gunicorn_workers.Worker", "app:app"]
 
 
