@@ -56,6 +56,10 @@ def _command(extra: Extra, settings: Settings, build: Path | None) -> list[str]:
     for tool in ("unshare", "ip", "mount"):
         if shutil.which(tool) is None:
             raise LeftOut(f"names need {tool}")
+    # A chroot allows neither, as its root is no mount point.
+    if not any(subprocess.run(["unshare", flags, "true"], capture_output=True,
+                              check=False).returncode == 0 for flags in ("-nm", "-Urnm")):
+        raise LeftOut("names need namespaces, which are not allowed here")
     return [sys.executable, str(HERE / "dns.py"), "--build", str(build), "--python",
             settings.python]
 

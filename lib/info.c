@@ -155,7 +155,7 @@ static void explain(struct kloop_info *info, int64_t sysctl, int64_t seccomp)
 		break;
 	case -ENOMEM:
 		remedy = "free memory, or raise the limit of locked memory (ulimit -l), which "
-			 "rings count against before Linux 5.12";
+			 "rings count against on some kernels";
 		break;
 	case -EMFILE:
 	case -ENFILE:

@@ -112,8 +112,6 @@ def problem_with(block, can_run):
         done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True,
                               timeout=TIMEOUT_SECONDS)
         return done.stderr
-    elif block.language == "":
-        return "its language is not said"
     return None
 
 

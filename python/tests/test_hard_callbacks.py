@@ -120,8 +120,8 @@ async def drive(loop, transport, peer):
         await turns()
         transport.resume_reading()
         peer.shutdown(socket.SHUT_WR)
-        await until(lambda: "eof_received" in transport.get_protocol().events
-                    or transport.is_closing())
+        await until(lambda: transport.is_closing()
+                    or "eof_received" in transport.get_protocol().events)
     except (OSError, RuntimeError):  # it was aborted
         pass
     await turns(20)

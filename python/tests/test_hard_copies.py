@@ -81,7 +81,7 @@ def test_copies_and_pickles(kernel_loop, certificates):
 
 @pytest.mark.parametrize("name", [
     "Handle", "TimerHandle", "StreamTransport", "SSLStreamTransport", "DatagramTransport",
-    "ReadPipeTransport", "WritePipeTransport", "FileCall"])
+    "ReadPipeTransport", "WritePipeTransport"])
 def test_nobody_makes_them_by_hand(name):
     kind = getattr(_kloop, name)
     for make in (kind, lambda: kind.__new__(kind), lambda: object.__new__(kind)):

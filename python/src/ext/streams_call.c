@@ -452,6 +452,12 @@ static PyObject *get_await(PyObject *op, void *Py_UNUSED(closure))
 	return Py_NewRef(iterator != NULL ? iterator : Py_None);
 }
 
+/* Whoever follows tasks down to what they wait for passes over it. */
+static PyObject *get_frame(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
+{
+	Py_RETURN_NONE;
+}
+
 static PyObject *get_running(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
 {
 	return Py_NewRef(Py_False);
@@ -470,6 +476,7 @@ static PyGetSetDef read_getset[] = {
 	{ "__name__", get_name, NULL, NULL, NULL },
 	{ "__qualname__", get_qualname, NULL, NULL, NULL },
 	{ "cr_await", get_await, NULL, "What it waits for.", NULL },
+	{ "cr_frame", get_frame, NULL, "None: its code is C.", NULL },
 	{ "cr_running", get_running, NULL, "Always false.", NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };

@@ -550,9 +550,17 @@ class BinaryFile(File):
                 self._closed = True
                 self._pending.clear()
                 if self._closefd:
-                    await self._loop._file_close(self._fd)
+                    await self._closing()
         finally:
             self._turns.give()
+
+    def _closing(self) -> Any:
+        """The call that closes; where there is no memory for one, a plain close()."""
+        try:
+            return self._loop._file_close(self._fd)
+        except MemoryError:
+            os.close(self._fd)
+            raise
 
     async def detach(self) -> BinaryFile:
         """Write what waits, and close but for the descriptor: returns a file without buffer."""
