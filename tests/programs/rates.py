@@ -84,7 +84,8 @@ async def websockets_client(world, peers):
 
 async def serve_aiohttp(world, tls):
     import with_aiohttp
-    async with with_aiohttp.serving(with_aiohttp.make_app(), world.server_tls() if tls else None) as url:
+    context = world.server_tls() if tls else None
+    async with with_aiohttp.serving(with_aiohttp.make_app(), context) as url:
         print("ready " + url, flush=True)
         await asyncio.Event().wait()
 
@@ -99,20 +100,21 @@ async def serve_websockets(world, tls):
 def command_uvicorn(world, listener):
     import with_uvicorn
     return [*with_uvicorn.command(world.loop, "--fd", listener.fileno(), "--log-level", "error",
-                                  "--http", "httptools"), "app:app"]
+                                  "--timeout-keep-alive", "75", "--http", "httptools"), "app:app"]
 
 
 def command_gunicorn(world, listener):
     import with_gunicorn
     return [PYTHON, "-m", "gunicorn", "--config", with_gunicorn.configure(world), "--bind",
-            f"fd://{listener.fileno()}", "--workers", "2", "--log-level", "error",
+            f"fd://{listener.fileno()}", "--workers", "2", "--keep-alive", "75",
+            "--log-level", "error",
             "--worker-class", "gunicorn_workers.Worker", "app:app"]
 
 
 def command_hypercorn(world, listener):
     import with_hypercorn
     return with_hypercorn.command(world.loop, "--bind", f"fd://{listener.fileno()}",
-                                  "--log-level", "ERROR", "app:app")
+                                  "--log-level", "ERROR", "--keep-alive", "75", "app:app")
 
 
 #: Name: (kind, what, more). Kinds: a client; a server in a function, by wrk or
@@ -238,7 +240,8 @@ class Server:
 
 
 def run_wrk(url, seconds):
-    done = subprocess.run(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", url],
+    done = subprocess.run(["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s",
+                           "--timeout", "60s", url],
                           capture_output=True, text=True, check=True)
     lines = done.stdout
     assert "Non-2xx" not in lines and "Socket errors" not in lines, lines
@@ -269,7 +272,9 @@ def measure(name, loops, rounds, folder, certificates):
         samples = {loop: [] for loop in loops}
         for number in range(rounds + 1):
             for loop in loops[number % len(loops):] + loops[:number % len(loops)]:
-                count, wall, processor = subjects[loop].turn(TURN)
+                count = 0
+                while count < CONNECTIONS:  # a turn that others took the processor from
+                    count, wall, processor = subjects[loop].turn(TURN)
                 if number:
                     samples[loop].append((1e6 * processor / count, count / wall))
     return {loop: tuple(map(statistics.median, zip(*found))) for loop, found in samples.items()}
@@ -279,8 +284,8 @@ def measure_all(names, loops, rounds, folder):
     if not loops:
         loops = [loop for loop in LOOPS if importlib.util.find_spec(loop)]
     certificates = make_certificates(folder / "certificates")
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors; medians of "
-          f"{rounds} rounds; processor time in us per request, and requests per second")
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors; "
+          f"medians of {rounds} rounds; processor time in us per request, and requests per second")
     print("| | " + " | ".join(f"{loop}, us | {loop}, 1/s" for loop in loops) + " | kloop/asyncio |")
     print("|---" * (2 * len(loops) + 2) + "|")
     for name in RATES:

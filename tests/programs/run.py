@@ -132,9 +132,10 @@ def run_here(loop, program, cases, peers):
             try:
                 counted, seconds = run_case(getattr(module, "case_" + case), world)
             except Exception:
-                print("RESULT " + json.dumps([case, "failed", traceback.format_exc(), 0]), flush=True)
+                result = [case, "failed", traceback.format_exc(), 0]
             else:
-                print("RESULT " + json.dumps([case, "ok", counted, seconds]), flush=True)
+                result = [case, "ok", counted, seconds]
+            print("RESULT " + json.dumps(result), flush=True)
 
 
 def run_program(loop, program, cases, peers):
@@ -210,7 +211,8 @@ class Report:
                 if ok:
                     times.append(f"{loop} {1000 * seconds:.0f} ms")
             if len(times) > 1:
-                print(f"#   {json.dumps(reference)}; processor time: {', '.join(times)}", flush=True)
+                print(f"#   {json.dumps(reference)}; processor time: {', '.join(times)}",
+                      flush=True)
 
 
 def run_all(names, loops, folder):

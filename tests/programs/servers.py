@@ -17,7 +17,7 @@ PASSWORD = "kloop's own"
 
 
 def free_port():
-    """One that was free a moment ago: these servers cannot take a socket, nor say which they got."""
+    """One that was free a moment ago: these servers can take no socket, nor tell what they got."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
@@ -52,7 +52,7 @@ class Server:
     """A process that is ready once it can be connected to."""
 
     def __init__(self, make_command, log):
-        """make_command(port) -> arguments. Another port is tried where somebody took it meanwhile."""
+        """make_command(port) -> arguments; another port is tried where somebody took it."""
         self._log = log
         for _ in range(5):
             self.port = free_port()
@@ -80,7 +80,8 @@ class Server:
 @contextlib.contextmanager
 def postgres(folder, certificates):
     """A cluster: {"port", "socket" (its folder), "password"}; TCP, Unix socket and TLS."""
-    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[4]))
+    programs = sorted(glob.glob("/usr/lib/postgresql/*/bin"),
+                      key=lambda path: int(path.split("/")[4]))
     assert programs, "postgresql is not installed"
     folder = give(folder / "postgres", "postgres")
     data, password = folder / "data", folder / "password"

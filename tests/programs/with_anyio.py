@@ -236,7 +236,8 @@ async def case_sockets_by_readiness(world):
 
 async def case_processes(world):
     done = await anyio.run_process([sys.executable, "-S", "-c", "import sys; "
-                                    "data = sys.stdin.buffer.read(); sys.stdout.buffer.write(data[::-1]); "
+                                    "data = sys.stdin.buffer.read(); "
+                                    "sys.stdout.buffer.write(data[::-1]); "
                                     "print('noted', file=sys.stderr)"], input=pattern(500_000))
     found = {"reversed": done.stdout == pattern(500_000)[::-1], "stderr": done.stderr.decode(),
              "status": done.returncode}

@@ -153,7 +153,8 @@ async def cancelled(world, kind):
         # As often as it can be, at odd moments.
         done = 0
         for number in range(20):
-            task = asyncio.ensure_future(connection.fetch("select * from generate_series(1, 20000)"))
+            task = asyncio.ensure_future(
+                connection.fetch("select * from generate_series(1, 20000)"))
             await asyncio.sleep(number / 3000)
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -217,8 +218,8 @@ async def case_refused(world):
     """What cannot be connected to, and why."""
     found = {"password": await raised(asyncpg.connect(**{**where(world), "password": "wrong"}),
                                       asyncpg.PostgresError),
-             "nobody": await raised(asyncpg.connect(**{**where(world), "port": servers.free_port()}),
-                                    OSError)}
+             "nobody": await raised(
+                 asyncpg.connect(**{**where(world), "port": servers.free_port()}), OSError)}
     import ssl
     found["stranger"] = await raised(
         asyncpg.connect(**{**where(world), "ssl": ssl.create_default_context()}), ssl.SSLError)

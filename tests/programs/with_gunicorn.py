@@ -34,7 +34,8 @@ async def serving(world, worker, application, *options, tls=False):
     with listen() as listener:
         arguments = [PYTHON, "-m", "gunicorn", "--config", configure(world), "--bind",
                      f"fd://{listener.fileno()}", "--workers", "2", "--worker-class", worker,
-                     "--worker-tmp-dir", "/dev/shm", "--graceful-timeout", "5", *options, application]
+                     "--worker-tmp-dir", "/dev/shm", "--graceful-timeout", "5", *options,
+                     application]
         async with world.command(arguments, listener) as process:
             port = listener.getsockname()[1]
             listener.close()
@@ -86,7 +87,8 @@ async def case_uvicorn_worker_over_tls(world):
 
 
 async def case_aiohttp_worker(world):
-    async with serving(world, "aiohttp.GunicornWebWorker", "gunicorn_workers:make_app") as (base, _):
+    async with serving(world, "aiohttp.GunicornWebWorker",
+                       "gunicorn_workers:make_app") as (base, _):
         workers = await workers_of(world, base, 2)
         async with asgi.client(world, base) as http:
             texts = await asyncio.gather(*(http.get(f"/text/{number}") for number in range(100)))

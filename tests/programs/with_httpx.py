@@ -94,14 +94,15 @@ async def case_timeouts(world):
     found = {}
     async with serving() as (url, app):
         async with asgi.client(world, url, limits=httpx.Limits(max_connections=5)) as http:
-            found["read"] = [await raised(http.get("/slow", timeout=asgi.impatient), httpx.ReadTimeout)
-                             for _ in range(3)]
+            found["read"] = [
+                await raised(http.get("/slow", timeout=asgi.impatient), httpx.ReadTimeout)
+                for _ in range(3)]
             await until(lambda: all(request.transport is None for request in app["slow"]),
                         "the server notices who has gone")
             busy = [asyncio.ensure_future(http.get("/slow")) for _ in range(5)]
             await until(lambda: len(app["slow"]) == 8, "the pool is busy")
-            found["pool"] = await raised(http.get("/text/1", timeout=httpx.Timeout(TIMEOUT, pool=0.1)),
-                                         httpx.PoolTimeout)
+            found["pool"] = await raised(
+                http.get("/text/1", timeout=httpx.Timeout(TIMEOUT, pool=0.1)), httpx.PoolTimeout)
             app["go"].set()
             found["busy"] = [(await one).text for one in busy]
             found["after"] = len(await asyncio.gather(*(http.get("/text/1") for _ in range(30))))

@@ -14,7 +14,8 @@ from world import PYTHON, listen
 
 def command(loop, *options):
     if loop == "kloop":
-        return [*asgi.RUN_ON_KLOOP, "hypercorn.__main__:main", "--worker-class", "asyncio", *options]
+        return [*asgi.RUN_ON_KLOOP, "hypercorn.__main__:main", "--worker-class", "asyncio",
+                *options]
     return [PYTHON, "-m", "hypercorn", "--worker-class", loop, *options]
 
 

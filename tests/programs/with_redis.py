@@ -94,7 +94,8 @@ async def publish(world, kind):
                         return
 
             listening = asyncio.ensure_future(listen())
-            while (await client.pubsub_numpat(), (await client.pubsub_numsub("news"))[0][1]) != (1, 1):
+            while not (await client.pubsub_numpat() == 1 and
+                       (await client.pubsub_numsub("news"))[0][1] == 1):
                 await asyncio.sleep(0.01)
             reached = 0
             for number in range(200):
@@ -159,7 +160,7 @@ async def case_ended_by_the_server(world):
     found = {}
     async with connected(world) as client, connected(world, "unix") as other:
         for kind in "tcp", "tls":
-            async with connected(world, kind, client_name=f"victim {kind}".replace(" ", "-")) as victim:
+            async with connected(world, kind, client_name=f"victim-{kind}") as victim:
                 waiting = asyncio.ensure_future(victim.blpop("empty", timeout=TIMEOUT))
                 while not (blocked := [one for one in await client.client_list()
                                        if one["name"] == f"victim-{kind}" and "b" in one["flags"]]):

@@ -144,7 +144,8 @@ class World:
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 list(map(str, arguments)), stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, cwd=HERE, pass_fds=[listener.fileno()] if listener else [],
+                stderr=subprocess.STDOUT, cwd=HERE,
+                pass_fds=[listener.fileno()] if listener else [],
                 env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
         process.log = log
         try:
