@@ -342,7 +342,7 @@ static void reset(int fd)
 START_TEST(reset_in_a_write)
 {
 	struct kloop_loop *loop = kt_mode_loop(MODE(_i));
-	static char block[8 << 20];
+	static char block[48 << 20];
 	struct kt_stream stream;
 	struct kt_lent lent[3];
 	int fds[2];
@@ -674,7 +674,7 @@ START_TEST(loop_ends_first)
 {
 	struct kloop_loop *loop = kt_mode_loop(MODE(_i));
 	int before = kt_fd_count();
-	static char block[8 << 20];
+	static char block[48 << 20];
 	struct kt_stream stream[8];
 	struct kt_lent lent[8];
 	struct kloop_address address;

@@ -261,7 +261,7 @@ END_TEST
 START_TEST(marks)
 {
 	struct kloop_loop *loop = kt_mode_loop(MODE(_i));
-	static char block[4 << 20];
+	static char block[48 << 20]; /* more than buffers of sockets hold */
 	struct kt_stream stream;
 	int fds[2];
 
@@ -281,7 +281,7 @@ START_TEST(marks)
 	kt_stream_put(&stream, block, sizeof(block));
 	kt_turn_for(loop, 10);
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 1);
-	ck_assert_int_eq(kloop_stream_set_write_marks(stream.stream, 8 << 20, 8 << 20), 0);
+	ck_assert_int_eq(kloop_stream_set_write_marks(stream.stream, 64 << 20, 64 << 20), 0);
 	ck_assert_int_eq(stream.count[KT_ON_DRAIN], 1);
 	kt_turn_until(loop, &stream.count[KT_ON_DRAIN], 2);
 	kt_stream_abort(&stream);
