@@ -572,6 +572,8 @@ def on_signal(number, _):
 
 
 def run(setting):
+    """Returns how many failed."""
+    failed = 0
     for position, function in enumerate(TESTS, 1):
         title = f"{function.__name__.replace('_', ' ')}: {function.__doc__}"
         start = time.monotonic()
@@ -580,10 +582,12 @@ def run(setting):
             print(f"ok {position} - {title}", flush=True)
             print(f"# {time.monotonic() - start:.1f} s")
         except Exception:
+            failed += 1
             print(f"not ok {position} - {title}", flush=True)
             for line in traceback.format_exc().splitlines():
                 print(f"#   {line}")
     print(f"1..{len(TESTS)}")
+    return failed
 
 
 def main():
@@ -595,11 +599,12 @@ def main():
     setting.all = []
     try:
         setting.__init__(folder)
-        run(setting)
+        return 1 if run(setting) else 0
     except (Missing, RuntimeError, AssertionError, subprocess.SubprocessError) as error:
         print(f"not ok 1 - {str(error).splitlines()[0]}\n1..1")
         for line in str(error).splitlines():
             print(f"#   {line}")
+        return 1
     finally:
         setting.stop()
         shutil.rmtree(folder)

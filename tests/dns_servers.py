@@ -10,6 +10,7 @@ folders of a test, where AppArmor is on: they start as copies in that folder.
 """
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -267,12 +268,16 @@ class Named(Server):
     copied = True
 
     def configure(self):
+        version = subprocess.run([self.path, "-v"], capture_output=True, text=True, check=True).stdout
+        release = tuple(int(part) for part in re.search(r"(\d+)\.(\d+)", version).groups())
+        # Newer ones have neither the lock nor the option.
+        lock = "lock-file none;" if release < (9, 19) else ""
         text = f"""
 options {{
     directory "{self.folder}";
     pid-file "{self.folder}/pid";
     session-keyfile "{self.folder}/session.key";
-    lock-file none;
+    {lock}
     listen-on port {self.port} {{ 127.0.0.1; }};
     listen-on-v6 {{ none; }};
     recursion no;
