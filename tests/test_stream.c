@@ -633,7 +633,7 @@ START_TEST(inside_callbacks)
 	if (reentry.event != KT_ON_ERROR) {
 		kt_turn_for(loop, 10);
 		if (client.stream && kloop_stream_shutdown(client.stream) < 0)
-			ck_assert_int_ne(client.count[KT_ON_ERROR] + reentry.action, 0);
+			ck_assert(client.count[KT_ON_ERROR] > 0 || reentry.done > 0);
 		kt_turn_for(loop, 5);
 		client.reading = false;
 		kt_stream_end(&client);
