@@ -17,16 +17,12 @@ import pytest
 
 import kloop
 from conftest import is_kloop
-from transport_tools import Recorder, in_thread, receive_exactly, turns, until, wait
+from transport_tools import Recorder, in_thread, receive_exactly, run, turns, until, wait
 
 PUBLIC = sorted(name for name in {*dir(asyncio.AbstractEventLoop), *dir(asyncio.SelectorEventLoop)}
                 if not name.startswith("_") and callable(getattr(asyncio.SelectorEventLoop, name)))
 # Of what is written in C without a text of its parameters, because it has none.
 BARE = {"get_debug", "is_closed", "is_running", "stop", "time"}
-
-
-def run(loop, case):
-    return loop.run_until_complete(asyncio.wait_for(case, 60))
 
 
 def parameters(method):
