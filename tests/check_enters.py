@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tap import Tap
+
 BUILD = Path(os.environ.get("top_builddir", Path(__file__).resolve().parent.parent))
 PROGRAM = BUILD / "tests/enters"
 TURNS = 2000
@@ -51,25 +53,19 @@ def main():
     if probe.returncode != 0:
         print(f"1..0 # SKIP strace cannot trace here: {probe.stderr.strip().splitlines()[-1:]}")
         return 77
-    failed = 0
-    number = 0
+    tap = Tap()
     for mode, most in CASES:
         few = run(mode, FEW)
         many = run(mode, TURNS)
         turns, counted, enters, calls = (b - a for a, b in zip(few, many))
         each = calls / turns
-        for text, good in (
-            (f"{mode}: {calls} system calls in {turns} turns, {each:.3f} each, at most {most}",
-             each <= most),
-            # The end of the loop enters a few times more, in either run.
-            (f"{mode}: the loop counts {counted} enters and strace {enters}",
-             abs(counted - enters) <= 5 + turns // 100),
-        ):
-            number += 1
-            failed += not good
-            print(f"{'ok' if good else 'not ok'} {number} - {text}")
-    print(f"1..{number}")
-    return 1 if failed else 0
+        tap.result(
+            f"{mode}: {calls} system calls in {turns} turns, {each:.3f} each, at most {most}",
+            each > most and "too many")
+        # The end of the loop enters a few times more, in either run.
+        tap.result(f"{mode}: the loop counts {counted} enters and strace {enters}",
+                   abs(counted - enters) > 5 + turns // 100 and "too different")
+    return tap.end()
 
 
 if __name__ == "__main__":
