@@ -70,12 +70,19 @@ static void on_data(struct kloop_stream *stream, void *data, size_t bytes, void 
 	}
 }
 
+static void on_error(struct kloop_stream *stream, int error, void *user)
+{
+	/* Of the end of its loop a stream is told so. */
+	KT_HOLDS(!kt_sweep_must_succeed() || error == -ECANCELED);
+	kt_end_on_error(stream, error, user);
+}
+
 static const struct kloop_stream_handlers handlers = {
 	.size = sizeof(handlers),
 	.on_connect = on_connect,
 	.on_data = on_data,
 	.on_eof = kt_end_on_eof,
-	.on_error = kt_end_on_error,
+	.on_error = on_error,
 	.on_close = kt_end_on_close,
 };
 
