@@ -119,3 +119,33 @@ def test_no_context(kernel_loop):
     with socket.create_server(("127.0.0.1", 0)) as sock:
         with pytest.raises(TypeError):
             kernel_loop._start_serving(asyncio.Protocol, sock, context="a word")
+
+
+def test_readers_of_transports(kernel_loop):
+    """What asyncio's own transports call, with a context from Python 3.15 on."""
+    seen = []
+    context = contextvars.copy_context()
+    context.run(variable.set, "given")
+    left, right = socket.socketpair()
+
+    def ready(kind, remove):
+        seen.append((kind, variable.get()))
+        remove(left)
+        if len(seen) == 2:
+            kernel_loop.stop()
+
+    with left, right:
+        right.send(b"x")
+        handle = kernel_loop._add_reader(left, ready, "read", kernel_loop._remove_reader,
+                                         context=context)
+        assert handle.get_context() is context
+        kernel_loop._add_writer(left, ready, "write", kernel_loop._remove_writer, context=context)
+        kernel_loop.run_forever()
+        for wrong in ({"context": 5}, {"contexts": context}):
+            with pytest.raises(TypeError):
+                kernel_loop._add_reader(left, ready, **wrong)
+        with pytest.raises(TypeError):
+            kernel_loop.add_reader(left, ready, context=context)
+        kernel_loop._add_reader(left, ready, context=None)
+        assert kernel_loop._remove_reader(left)
+    assert sorted(seen) == [("read", "given"), ("write", "given")]
