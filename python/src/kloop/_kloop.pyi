@@ -213,7 +213,8 @@ class Loop:
     def _resolver_stats(self) -> dict[str, int]: ...
     def _make_socket_transport(self, sock: socket.socket, protocol: asyncio.BaseProtocol,
                                waiter: Any = None, *, extra: Any = None,
-                               server: Any = None) -> StreamTransport: ...
+                               server: Any = None,
+                               context: contextvars.Context | None = None) -> StreamTransport: ...
     def _make_datagram_transport_c(self, sock: socket.socket, protocol: asyncio.BaseProtocol,
                                    address: _Address | None, waiter: Any = None,
                                    extra: Any = None, family: int = ...) -> DatagramTransport: ...
@@ -226,7 +227,8 @@ class Loop:
     def _start_serving(self, protocol_factory: Callable[[], asyncio.BaseProtocol],
                        sock: socket.socket, sslcontext: Any = None, server: Any = None,
                        backlog: int = 100, ssl_handshake_timeout: float | None = None,
-                       ssl_shutdown_timeout: float | None = None) -> None: ...
+                       ssl_shutdown_timeout: float | None = None,
+                       context: contextvars.Context | None = None) -> None: ...
     def _make_tls_transport(self, rawsock: socket.socket, protocol: asyncio.BaseProtocol,
                             sslcontext: ssl.SSLContext, waiter: Any = None, *,
                             server_side: bool = False, server_hostname: str | None = None,
@@ -234,6 +236,7 @@ class Loop:
                             call_connection_made: bool = True,
                             ssl_handshake_timeout: float | None = None,
                             ssl_shutdown_timeout: float | None = None,
+                            context: contextvars.Context | None = None,
                             ) -> StreamTransport | None: ...
     def _upgrade_tls(self, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol,
                      sslcontext: ssl.SSLContext, waiter: Any, *, server_side: bool = False,
