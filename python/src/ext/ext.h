@@ -413,7 +413,7 @@ KL_LOOP_METHOD(kl_loop_file_rename);
 KL_LOOP_METHOD(kl_loop_file_unlink);
 KL_LOOP_METHOD(kl_loop_file_mkdir);
 KL_LOOP_METHOD(kl_loop_file_rest);
-/* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
+/* transport_new.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, ...) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_dgram.c: sock, protocol, address, waiter, extra, family */
 KL_LOOP_METHOD(kl_loop_make_datagram_transport);

@@ -240,7 +240,7 @@ static struct kl_watch *make_watch(LoopObject *self, int fd)
 }
 
 PyObject *kl_poll_add(LoopObject *self, int fd, enum kl_side which, PyObject *callback,
-		      PyObject *const *args, Py_ssize_t nargs)
+		      PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
 	struct kl_watch *watch;
 	struct side *side;
@@ -252,7 +252,7 @@ PyObject *kl_poll_add(LoopObject *self, int fd, enum kl_side which, PyObject *ca
 		kl_raise_wrong_thread();
 		return NULL;
 	}
-	handle = (PyObject *)kl_handle_new(self, callback, args, nargs, NULL);
+	handle = (PyObject *)kl_handle_new(self, callback, args, nargs, context);
 	if (handle == NULL)
 		return NULL;
 	PyObject_GC_Track(handle);

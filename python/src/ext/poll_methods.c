@@ -59,20 +59,28 @@ int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd)
 
 /* ---- methods ----------------------------------------------------------- */
 
-/* fd, callback and further arguments; callback only if it is wanted. 0, or -1 with TypeError. */
-static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-		 bool callback, PyObject **ret_fd, PyObject **ret_callback)
-{
-	static const char *const names[] = { "fd", "callback" };
-	PyObject *values[2] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL };
-	Py_ssize_t i, wanted = callback ? 2 : 1;
+enum { FD, CALLBACK, CONTEXT, NAMES };
 
+/*
+ * The first `wanted` of the names, of which context comes by its name alone and
+ * may be missing; further arguments after a callback. 0, or -1 with TypeError.
+ */
+static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+		 int wanted, PyObject *values[static NAMES])
+{
+	static const char *const names[] = { "fd", "callback", "context" };
+	Py_ssize_t i;
+
+	values[FD] = nargs > 0 ? args[0] : NULL;
+	values[CALLBACK] = nargs > 1 ? args[1] : NULL;
+	values[CONTEXT] = NULL;
 	for (i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
 		PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-		int which = PyUnicode_CompareWithASCIIString(name, names[0]) == 0 ? 0 : 1;
+		int which = 0;
 
-		if (which >= wanted ||
-		    (which == 1 && PyUnicode_CompareWithASCIIString(name, names[1]) != 0)) {
+		while (which < wanted && PyUnicode_CompareWithASCIIString(name, names[which]) != 0)
+			which++;
+		if (which == wanted) {
 			PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
 				     function, name);
 			return -1;
@@ -84,12 +92,12 @@ static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, 
 		}
 		values[which] = args[nargs + i];
 	}
-	if (!callback && nargs > 1) {
+	if (wanted == 1 && nargs > 1) {
 		PyErr_Format(PyExc_TypeError, "%s() takes 1 positional argument but %zd were given",
 			     function, nargs);
 		return -1;
 	}
-	for (i = 0; i < wanted; i++) {
+	for (i = 0; i < wanted && i < CONTEXT; i++) {
 		if (values[i] == NULL) {
 			PyErr_Format(PyExc_TypeError,
 				     "%s() missing 1 required positional argument: '%s'", function,
@@ -97,9 +105,13 @@ static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, 
 			return -1;
 		}
 	}
-	*ret_fd = values[0];
-	if (callback)
-		*ret_callback = values[1];
+	if (values[CONTEXT] == Py_None)
+		values[CONTEXT] = NULL;
+	if (values[CONTEXT] != NULL && !PyContext_CheckExact(values[CONTEXT])) {
+		PyErr_Format(PyExc_TypeError, "%s() needs a contextvars.Context, not %R", function,
+			     values[CONTEXT]);
+		return -1;
+	}
 	return 0;
 }
 
@@ -107,16 +119,18 @@ static PyObject *add_method(PyObject *op, const char *function, enum kl_side whi
 			    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
 	LoopObject *self = (LoopObject *)op;
-	PyObject *object, *callback, *handle;
+	PyObject *values[NAMES], *handle;
 	Py_ssize_t rest = nargs > 2 ? nargs - 2 : 0;
 	int fd;
 
-	if (parse(function, args, nargs, kwnames, true, &object, &callback) < 0)
+	/* asyncio's transports name a context from Python 3.15 on. */
+	if (parse(function, args, nargs, kwnames, check ? CONTEXT : NAMES, values) < 0)
 		return NULL;
-	fd = to_fd(self, object);
-	if (fd < 0 || (check && kl_ensure_no_transport(self, object, fd) < 0))
+	fd = to_fd(self, values[FD]);
+	if (fd < 0 || (check && kl_ensure_no_transport(self, values[FD], fd) < 0))
 		return NULL;
-	handle = kl_poll_add(self, fd, which, callback, args + nargs - rest, rest);
+	handle = kl_poll_add(self, fd, which, values[CALLBACK], args + nargs - rest, rest,
+			     values[CONTEXT]);
 	if (handle == NULL)
 		return NULL;
 	return Py_NewRef(check ? Py_None : handle);
@@ -126,11 +140,12 @@ static PyObject *remove_method(PyObject *op, const char *function, enum kl_side 
 			       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
 	LoopObject *self = (LoopObject *)op;
-	PyObject *object;
+	PyObject *values[NAMES], *object;
 	int fd;
 
-	if (parse(function, args, nargs, kwnames, false, &object, NULL) < 0)
+	if (parse(function, args, nargs, kwnames, CALLBACK, values) < 0)
 		return NULL;
+	object = values[FD];
 	/* asyncio's transports remove readers of sockets that are closed: those are none. */
 	if (!check && PyLong_Check(object) && PyLong_AsLong(object) < 0 && !PyErr_Occurred())
 		Py_RETURN_FALSE;
@@ -182,12 +197,12 @@ KL_LOOP_METHOD(kl_loop_remove_writer_c)
 
 KL_LOOP_METHOD(kl_loop_watched_events)
 {
-	PyObject *object;
+	PyObject *values[NAMES];
 	int fd;
 
-	if (parse("_watched_events", args, nargs, kwnames, false, &object, NULL) < 0)
+	if (parse("_watched_events", args, nargs, kwnames, CALLBACK, values) < 0)
 		return NULL;
-	fd = to_fd((LoopObject *)self, object);
+	fd = to_fd((LoopObject *)self, values[FD]);
 	if (fd < 0)
 		return NULL;
 	return PyLong_FromLong(kl_poll_watched((LoopObject *)self, fd));

@@ -189,6 +189,11 @@ void kl_transport_dealloc(PyObject *op);
 
 /* transport_new.c: the parts of which transports are made, in their order */
 
+/*
+ * The context of a connection's calls: a copy of the one that was given, which
+ * asyncio does from Python 3.15 on, or else of the current one.
+ */
+PyObject *kl_transport_context(PyObject *given);
 /* A transport that is not yet connected with anything; takes the context's reference. */
 TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
 				    PyObject *context);

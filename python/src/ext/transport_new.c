@@ -41,6 +41,11 @@ TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd
 	return self;
 }
 
+PyObject *kl_transport_context(PyObject *given)
+{
+	return given != NULL && given != Py_None ? PyContext_Copy(given) : PyContext_CopyCurrent();
+}
+
 int kl_transport_open(TransportObject *self, PyObject *server)
 {
 	struct kl_state *state = self->loop->state;
@@ -184,8 +189,8 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 			PyObject *context)
 {
 	/* A context of its own: what one connection sets no other sees. */
-	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
-	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd, own);
+	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd,
+						   kl_transport_context(context));
 	PyObject *stack[1] = {NULL};
 	PyObject *protocol;
 	int result = -1;
@@ -255,7 +260,7 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 		"_make_socket_transport", 2, 3, 6,
 		{"sock", "protocol", "waiter", "extra", "server", "context"}};
 	LoopObject *loop = (LoopObject *)loop_object;
-	PyObject *values[6], *context;
+	PyObject *values[6];
 	TransportObject *self;
 	int fd, on = 1;
 
@@ -265,9 +270,8 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 	fd = PyObject_AsFileDescriptor(values[0]);
 	if (fd < 0)
 		return NULL;
-	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
-							    : PyContext_CopyCurrent();
-	self = kl_transport_alloc(loop, loop->state->transport_type, fd, context);
+	self = kl_transport_alloc(loop, loop->state->transport_type, fd,
+				  kl_transport_context(values[5]));
 	if (self == NULL)
 		return NULL;
 	Py_INCREF(values[0]);

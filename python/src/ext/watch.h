@@ -11,9 +11,9 @@ enum kl_side {
 	KL_WRITER,
 };
 
-/* A new handle for one side of a descriptor; it is returned, borrowed. */
+/* A new handle for one side of a descriptor; it is returned, borrowed. context may be NULL. */
 PyObject *kl_poll_add(LoopObject *self, int fd, enum kl_side which, PyObject *callback,
-		      PyObject *const *args, Py_ssize_t nargs);
+		      PyObject *const *args, Py_ssize_t nargs, PyObject *context);
 /* True, or False if there was none. */
 PyObject *kl_poll_remove(LoopObject *self, int fd, enum kl_side which);
 /* Bit 0: it has a reader; bit 1: a writer. */
