@@ -92,7 +92,8 @@ class Round:
 
     def is_memory(self, error):
         while error is not None:
-            if isinstance(error, MemoryError):
+            # threading and io say that a lock "can't" be allocated.
+            if isinstance(error, MemoryError) or str(error).startswith("can't allocate "):
                 return True
             error = error.__cause__ or error.__context__
         return False
