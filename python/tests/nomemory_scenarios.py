@@ -239,24 +239,10 @@ async def streams(room, loop):
     return result
 
 
-def open_pipe():
-    """Both ends, as files."""
-    ends = os.pipe()
-    files = []
-    try:
-        files.append(os.fdopen(ends[0], "rb", 0))
-        files.append(os.fdopen(ends[1], "wb", 0))
-        return files
-    except MemoryError:
-        for end in files or [ends[0]]:
-            os.close(end) if end is ends[0] else end.close()
-        os.close(ends[1])
-        raise
-
-
 @scenario
 async def pipes(room, loop):
-    source, sink = open_pipe()
+    read, write = os.pipe()
+    source, sink = os.fdopen(read, "rb", 0), os.fdopen(write, "wb", 0)
     room.open += [source, sink]
     reader = asyncio.StreamReader()
     reading, _ = await loop.connect_read_pipe(
