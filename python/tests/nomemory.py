@@ -154,11 +154,13 @@ def is_cpythons_own(error):
 
     Where a call of ours is to blame, its name or its module's is in the text.
     """
+    if str(error).startswith("<function "):  # one written in Python, whose frame found no memory
+        return True
     at = error.__traceback__
     while at.tb_next is not None:
         at = at.tb_next
     return ("kloop" not in str(error).lower() and "Loop object" not in str(error)
-            and at.tb_frame.f_code.co_filename.startswith(sys.base_prefix))
+            and at.tb_frame.f_code.co_filename.startswith((sys.base_prefix, "<frozen ")))
 
 
 def sweep(room, name, first, stride, most):
