@@ -22,7 +22,8 @@ SYNS, BACKLOG = int(sys.argv[1]), 128
 
 
 def set_up():
-    for command in ("link set lo up", f"addr add {ADDRESS}/24 dev lo", "route add 10.0.0.0/8 dev lo"):
+    for command in ("link set lo up", f"addr add {ADDRESS}/24 dev lo",
+                    "route add 10.0.0.0/8 dev lo"):
         subprocess.run(["ip", *command.split()], check=True)
     for name in "all", "lo", "default":
         with open(f"/proc/sys/net/ipv4/conf/{name}/rp_filter", "w") as file:
