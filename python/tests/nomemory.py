@@ -97,7 +97,8 @@ class Round:
 
     def is_memory(self, error):
         while error is not None:
-            if isinstance(error, MemoryError):
+            # threading and io say that a lock "can't" be allocated.
+            if isinstance(error, MemoryError) or str(error).startswith("can't allocate "):
                 return True
             error = error.__cause__ or error.__context__
         return False
@@ -158,11 +159,13 @@ def is_cpythons_own(error):
 
     Where a call of ours is to blame, its name or its module's is in the text.
     """
+    if str(error).startswith("<function "):  # one written in Python, whose frame found no memory
+        return True
     at = error.__traceback__
     while at.tb_next is not None:
         at = at.tb_next
     return ("kloop" not in str(error).lower() and "Loop object" not in str(error)
-            and at.tb_frame.f_code.co_filename.startswith(sys.base_prefix))
+            and at.tb_frame.f_code.co_filename.startswith((sys.base_prefix, "<frozen ")))
 
 
 def sweep(room, name, first, stride, most):

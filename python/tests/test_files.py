@@ -301,12 +301,56 @@ async def main():
         assert error.errno == errno.ENOSPC, error
     else:
         raise SystemExit("no error")
+    await kloop.files.unlink(sys.argv[1] + "/other")
+    await nothing_is_lost(sys.argv[1] + "/third", name)
 
-kloop.run(main())
+async def nothing_is_lost(name, other):
+    # Each byte is in the file and in a count that is told, or waits.
+    data = os.urandom(2 << 20)
+    written = 0
+    file = await kloop.open(name, "wb", buffering=0)
+    try:
+        while True:
+            written += await file.write(data[written:written + 70_001])
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        assert error.characters_written < 70_001
+        written += error.characters_written
+    await file.close()
+    with open(name, "rb") as found:
+        assert found.read() == data[:written] and 0 < written < len(data)
+    # A buffer takes it, and the close tells that it went nowhere; then the same with room.
+    file = await kloop.open(name, "ab")
+    assert await file.write(b"a few bytes") == 11
+    for call in file.flush, file.flush, file.close:
+        try:
+            await call()
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+        else:
+            raise SystemExit(f"no error in {call}")
+    assert file.closed
+    assert os.path.getsize(name) == written
+    file = await kloop.open(name, "ab")
+    await file.write(b"a few bytes")
+    try:
+        await file.flush()
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+    await kloop.files.unlink(other)
+    os.truncate(name, 100)
+    await file.flush()
+    await file.fsync()
+    await file.close()
+    with open(name, "rb") as found:
+        assert found.read() == data[:100] + b"a few bytes"
+
+kloop.run(main(), sqpoll=len(sys.argv) > 2)
 """
 
 
-def test_full_disk(tmp_path):
+@pytest.mark.parametrize("sqpoll", [False, True])
+def test_full_disk(tmp_path, sqpoll):
     command = "mount -t tmpfs -o size=1M none \"$1\" && shift && exec \"$@\""
     permitted = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
     rights = [] if permitted else ["--map-root-user"]
@@ -315,7 +359,8 @@ def test_full_disk(tmp_path):
                                         capture_output=True).returncode != 0:
         pytest.skip("neither root nor a user namespace: no mount can be made here")
     unshare = ["unshare", "--mount", *rights, "sh", "-c", command, "sh", tmp_path]
-    result = subprocess.run([*unshare, sys.executable, "-X", "dev", "-c", FULL_DISK, tmp_path],
+    result = subprocess.run([*unshare, sys.executable, "-X", "dev", "-c", FULL_DISK, tmp_path,
+                             *["sqpoll"] * sqpoll],
                             capture_output=True, text=True, timeout=2 * LONG)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -6,9 +6,11 @@ other connections of it work, and nothing is left open.
 """
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
+import ssl
 import sys
 
 import pytest
@@ -30,7 +32,7 @@ class Odd(BaseException):
 class Watched:
     """Calls the hook in one callback, once, and notes all of them."""
 
-    where = hook = None
+    where = hook = made = None
 
     def __init__(self):
         self.events = []
@@ -44,7 +46,7 @@ class Watched:
             self.hook(self)
 
     def connection_made(self, transport):
-        self.transport = transport
+        self.transport = self.made = transport
         self._note("connection_made")
 
     def eof_received(self):
@@ -141,6 +143,9 @@ def run(loop, case, errors):
     for _ in range(20):
         try:
             return loop.run_until_complete(task)
+        except RuntimeError as error:
+            if "stopped before" not in str(error):
+                raise
         except (KeyboardInterrupt, SystemExit, Odd, ValueError, asyncio.CancelledError) as error:
             if not is_on_purpose(error):
                 raise
@@ -260,6 +265,28 @@ def run_again(protocol):
         loop.close()
 
 
+def insecure():
+    """A client's context that trusts everybody."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def start_tls(protocol):
+    """Inside of the callback, as an eager task does; the peer speaks no TLS."""
+    loop = protocol.transport._loop
+    coroutine = loop.start_tls(protocol.transport, protocol, insecure(), server_hostname="nobody",
+                               ssl_handshake_timeout=0.05)
+
+    def go_on(_):
+        with contextlib.suppress(StopIteration, OSError):
+            coroutine.send(None)
+
+    with contextlib.suppress(ConnectionResetError):  # it is closing
+        coroutine.send(None).add_done_callback(go_on)
+
+
 ACTIONS = {
     "close": lambda protocol: protocol.transport.close(),
     "abort": lambda protocol: protocol.transport.abort(),
@@ -278,6 +305,8 @@ ACTIONS = {
     "close the socket": lambda protocol: os.close(os.dup(protocol.transport.get_extra_info(
         "socket").fileno())),
     "run": run_again,
+    "stop": lambda protocol: protocol.transport._loop.stop(),
+    "start_tls": start_tls,
     "forget": lambda protocol: vars(protocol).pop("transport", None),
 }
 
@@ -355,6 +384,7 @@ DATAGRAM_ACTIONS = {
     "send": lambda protocol: [protocol.transport.sendto(
         b"again", protocol.transport.get_extra_info("sockname")) for _ in range(20)],
     "run": run_again,
+    "stop": ACTIONS["stop"],
 }
 
 
@@ -399,6 +429,7 @@ PROCESS_ACTIONS = {
         pipe.close() for pipe in map(protocol.transport.get_pipe_transport, range(3)) if pipe],
     "status": lambda protocol: protocol.transport.get_returncode(),
     "run": run_again,
+    "stop": ACTIONS["stop"],
 }
 
 

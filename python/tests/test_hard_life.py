@@ -5,6 +5,8 @@ KLOOP_LOOPS=100000 and KLOOP_SIGNALS=... ask for more than a quick run has.
 """
 
 import asyncio
+import concurrent.futures
+import multiprocessing
 import os
 import signal
 import socket
@@ -139,6 +141,37 @@ class State:
             server.close()
         return finish
 
+    async def tls(self):
+        async def serve(reader, writer):
+            while data := await reader.read(1000):
+                writer.write(data)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0,
+                                            ssl=self.certificates.server())
+        reader, writer = await asyncio.open_connection(
+            *server.sockets[0].getsockname(), ssl=self.certificates.trusting(),
+            server_hostname="localhost")
+        self.things = [writer.transport]
+
+        async def finish():
+            for number in range(3):
+                writer.write(b"number %d" % number)
+                assert await reader.readexactly(8) == b"number %d" % number
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+        return finish
+
+    async def executor(self):
+        released = threading.Event()
+        waiting = asyncio.get_running_loop().run_in_executor(None, released.wait, SECONDS)
+
+        async def finish():
+            released.set()
+            assert await waiting is True
+        return finish
+
     async def lookup(self):
         loop = asyncio.get_running_loop()
         looking = loop.create_task(loop.getaddrinfo("slow.test", 80, family=socket.AF_INET))
@@ -196,6 +229,53 @@ def test_fork(dns_loop, certificates, name_server, state, where):
     dns_loop.run_until_complete(asyncio.wait_for(echo_once(), SECONDS))
 
 
+def works(connection):
+    """In another process, however it was started."""
+    kloop.run(asyncio.wait_for(echo_once(), SECONDS))
+    connection.send("well")
+
+
+def refuses():
+    """In a process that was forked by a running loop."""
+    with pytest.raises(RuntimeError, match="made before fork"):
+        parents_loop.call_later(1, print)
+    return "refused"
+
+
+parents_loop = None
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_multiprocessing(kernel_loop, monkeypatch, method):
+    """Of a loop that runs, has connections, and a thread; it goes on as if nothing had been."""
+    context = multiprocessing.get_context(method)
+    monkeypatch.setitem(globals(), "parents_loop", kernel_loop)
+
+    async def main():
+        one, two = unix_pair()
+        reader, writer = await asyncio.open_connection(sock=one)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=works, args=(theirs,))
+        process.start()
+        theirs.close()
+        assert await kernel_loop.run_in_executor(None, ours.recv) == "well"
+        await kernel_loop.run_in_executor(None, process.join)
+        assert process.exitcode == 0
+        ours.close()
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+            assert await kernel_loop.run_in_executor(pool, os.getppid) != os.getppid()
+            if method == "fork":
+                assert await kernel_loop.run_in_executor(pool, refuses) == "refused"
+        two.sendall(b"still there")
+        two.close()
+        assert await reader.read() == b"still there"
+        writer.close()
+        await echo_once()
+
+    kernel_loop.run_until_complete(asyncio.wait_for(main(), 2 * SECONDS))
+
+
 def drop_privileges(path):
     """With a loop from before, a child that is root gives it up: what may the ring open then?"""
     loop = kloop.Loop()
@@ -226,6 +306,37 @@ def test_setuid_after_the_start(tmp_path):
         if folder.name.startswith("pytest"):
             folder.chmod(0o755)
     in_child(drop_privileges, str(path))
+
+
+def keep_privileges(path):
+    """The thread of SQPOLL has those that the process had when the loop was made."""
+    loop = kloop.Loop(sqpoll=True)
+    loop.run_until_complete(echo_once())
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    with pytest.raises(PermissionError):
+        os.open(path, os.O_RDONLY)
+
+    async def read():
+        async with kloop.open(path, "rb") as file:
+            return await file.read()
+
+    assert loop.run_until_complete(read()) == b"secret"
+    loop.close()
+    fresh = kloop.Loop()  # as docs/threat-model.md says: loops are made afterwards
+    with pytest.raises(PermissionError):
+        fresh.run_until_complete(read())
+    fresh.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_setuid_with_sqpoll(tmp_path):
+    """What docs/threat-model.md warns of is so."""
+    path = tmp_path / "secret"
+    path.write_bytes(b"secret")
+    path.chmod(0o600)
+    in_child(keep_privileges, str(path))
 
 
 def test_signals_in_a_storm(kernel_loop):

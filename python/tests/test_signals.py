@@ -2,6 +2,7 @@
 """Signals and child processes."""
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import threading
 import time
 
 import pytest
+
+import kloop
+from transport_tools import turns, until
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +96,8 @@ def test_python_handler_that_raises(loop):
         raise Alarm
 
     signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
+    # It begins with the run: where that comes late, nobody would expect the exception yet.
+    loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.02)
     guard = loop.call_later(10, loop.stop)
     with pytest.raises(Alarm):
         loop.run_forever()
@@ -101,10 +106,112 @@ def test_python_handler_that_raises(loop):
 
 def test_keyboard_interrupt(loop):
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = kill_later(loop, signal.SIGINT)
+    timers = []
+    # From inside the run, or it would come before anybody expects it where the machine is slow.
+    loop.call_soon(lambda: timers.append(kill_later(loop, signal.SIGINT)))
     with pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(asyncio.sleep(10))
-    timer.join()
+        loop.run_until_complete(asyncio.sleep(60))
+    timers[0].join()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio.Runner came with Python 3.11")
+@pytest.mark.parametrize("factory", [
+    asyncio.SelectorEventLoop, kloop.Loop, functools.partial(kloop.Loop, sqpoll=True)],
+    ids=["asyncio", "kloop", "sqpoll"])
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_interrupt_of_a_runner(factory, stubborn):
+    """Ctrl-C cancels the main task of a loop that sleeps; the second one does not ask."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    events, timers = [], []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        timers.append(kill_later(loop, signal.SIGINT))
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            events.append("cancelled")
+            if stubborn:
+                timers.append(kill_later(loop, signal.SIGINT))
+                try:
+                    await asyncio.sleep(600)
+                finally:
+                    events.append("cancelled again")
+            raise
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(main())
+        assert time.monotonic() - started < 300  # what only a loop that slept on would need
+        for timer in timers:
+            timer.join()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert runner.run(asyncio.sleep(0, "well")) == "well"
+    assert events == ["cancelled", "cancelled again"][:1 + stubborn]
+
+
+STORM = """
+import os, signal, sys
+for number in range(int(sys.argv[2])):
+    os.kill(int(sys.argv[1]), [signal.SIGUSR1, signal.SIGUSR2][number % 2])
+"""
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_storms_of_several_senders(loop, error):
+    """Into a loop that sleeps, with handlers that raise: each is told, and the last ones come."""
+    calls, raised = [], []
+
+    def came(number):
+        calls.append(number)
+        raise error(number)
+
+    for number in signal.SIGUSR1, signal.SIGUSR2:
+        loop.add_signal_handler(number, came, number)
+    senders = [subprocess.Popen([sys.executable, "-S", "-c", STORM, str(os.getpid()), "200"])
+               for _ in range(3)]
+    task = loop.create_task(ends(senders))
+    while True:
+        try:
+            loop.run_until_complete(task)
+            break
+        except KeyboardInterrupt as told:
+            raised.append(told)
+    calls.clear()
+    for number in signal.SIGUSR1, signal.SIGUSR2:
+        os.kill(os.getpid(), number)
+        try:
+            loop.run_until_complete(until(lambda: number in calls))  # noqa: B023
+        except KeyboardInterrupt as told:
+            raised.append(told)
+    raised += [context["exception"] for context in loop.failures]
+    assert {told.args[0] for told in raised} == {signal.SIGUSR1, signal.SIGUSR2}
+    assert {type(told) for told in raised} == {error}
+    for number in signal.SIGUSR1, signal.SIGUSR2:
+        loop.remove_signal_handler(number)
+
+
+async def ends(processes):
+    await until(lambda: all(process.poll() is not None for process in processes))
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    await turns(20)
+
+
+def test_wakeup_descriptor_of_somebody_else(loop):
+    """It stays during the run and gets its bytes; handlers of signal.signal() run all the same."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    signal.signal(signal.SIGALRM, lambda *_: loop.call_soon_threadsafe(loop.stop))
+    loop.call_soon(signal.setitimer, signal.ITIMER_REAL, 0.02)
+    guard = loop.call_later(60, sys.exit, "the signal did not end the wait")
+    loop.run_forever()
+    guard.cancel()
+    assert os.read(read, 10) == bytes([signal.SIGALRM])
+    assert signal.set_wakeup_fd(-1) == write
+    os.close(read)
+    os.close(write)
 
 
 def test_wakeup_descriptor_is_given_back(loop):

@@ -68,10 +68,22 @@ struct kl_tls_library {
 	void (*error_clear)(void);
 };
 
+/* Exceptions of the ssl module. Looked up once: later there may be no memory for it. */
+enum kl_tls_class {
+	KL_TLS_SSL_ERROR,
+	KL_TLS_WANT_READ,
+	KL_TLS_WANT_WRITE,
+	KL_TLS_EOF,
+	KL_TLS_ZERO_RETURN,
+	KL_TLS_VERIFICATION,
+	KL_TLS_CLASSES
+};
+
 /* The module's state of TLS, made at the first connection that wants it. */
 struct kl_tls_module {
 	PyObject *ssl;            /* the module */
 	PyObject *memory_bio;     /* ssl.MemoryBIO */
+	PyObject *classes[KL_TLS_CLASSES];
 	PyTypeObject *inner_type; /* of SSLObject._sslobj */
 	struct kl_tls_library library;
 	const char *refusal; /* NULL: proved */
@@ -108,7 +120,7 @@ PyObject *kl_tls_prove_py(PyObject *module, PyObject *args);
 PyObject *kl_tls_exception(TransportObject *self, int code);
 
 /* Is it an exception of this class of the ssl module? */
-bool kl_tls_is(struct kl_state *state, PyObject *exception, const char *class_name);
+bool kl_tls_is(struct kl_state *state, PyObject *exception, enum kl_tls_class kind);
 
 /* ---- transport_tls.c -------------------------------------------------- */
 

@@ -18,15 +18,9 @@
 /* ssl.SSL_ERROR_SSL, the errno of an SSLError without another */
 #define SSL_ERROR_SSL 1
 
-bool kl_tls_is(struct kl_state *state, PyObject *exception, const char *class_name)
+bool kl_tls_is(struct kl_state *state, PyObject *exception, enum kl_tls_class kind)
 {
-	PyObject *class = PyObject_GetAttrString(state->tls->ssl, class_name);
-	bool result = class != NULL && PyErr_GivenExceptionMatches(exception, class) != 0;
-
-	if (class == NULL)
-		PyErr_Clear();
-	Py_XDECREF(class);
-	return result;
+	return PyErr_GivenExceptionMatches(exception, state->tls->classes[kind]) != 0;
 }
 
 static void put_back(const struct kl_tls_library *library, unsigned long packed)
@@ -58,9 +52,9 @@ static PyObject *ask_module(TransportObject *self, unsigned long packed)
 	Py_XDECREF(result);
 	exception = kl_exception_take();
 	/* One that says "try again" says nothing. */
-	if (exception != NULL && (!kl_tls_is(state, exception, "SSLError") ||
-				  kl_tls_is(state, exception, "SSLWantReadError") ||
-				  kl_tls_is(state, exception, "SSLWantWriteError")))
+	if (exception != NULL && (!kl_tls_is(state, exception, KL_TLS_SSL_ERROR) ||
+				  kl_tls_is(state, exception, KL_TLS_WANT_READ) ||
+				  kl_tls_is(state, exception, KL_TLS_WANT_WRITE)))
 		Py_CLEAR(exception);
 	return exception;
 }

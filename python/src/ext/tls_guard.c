@@ -167,8 +167,32 @@ static int prove(struct kl_state *state, struct kl_tls_module *tls)
 	return result;
 }
 
+static int find_classes(struct kl_tls_module *tls)
+{
+	static const char *const names[KL_TLS_CLASSES] = {
+		[KL_TLS_SSL_ERROR] = "SSLError",
+		[KL_TLS_WANT_READ] = "SSLWantReadError",
+		[KL_TLS_WANT_WRITE] = "SSLWantWriteError",
+		[KL_TLS_EOF] = "SSLEOFError",
+		[KL_TLS_ZERO_RETURN] = "SSLZeroReturnError",
+		[KL_TLS_VERIFICATION] = "SSLCertVerificationError",
+	};
+	int i;
+
+	for (i = 0; i < KL_TLS_CLASSES; i++) {
+		tls->classes[i] = PyObject_GetAttrString(tls->ssl, names[i]);
+		if (tls->classes[i] == NULL)
+			return -1;
+	}
+	return 0;
+}
+
 static void tls_free(struct kl_tls_module *tls)
 {
+	int i;
+
+	for (i = 0; i < KL_TLS_CLASSES; i++)
+		Py_XDECREF(tls->classes[i]);
 	Py_XDECREF(tls->ssl);
 	Py_XDECREF(tls->memory_bio);
 	Py_XDECREF(tls->inner_type);
@@ -189,7 +213,7 @@ struct kl_tls_module *kl_tls_module_get(struct kl_state *state)
 	}
 	tls->ssl = PyImport_ImportModule("ssl");
 	tls->memory_bio = tls->ssl != NULL ? PyObject_GetAttrString(tls->ssl, "MemoryBIO") : NULL;
-	if (tls->memory_bio == NULL || prove(state, tls) < 0) {
+	if (tls->memory_bio == NULL || find_classes(tls) < 0 || prove(state, tls) < 0) {
 		tls_free(tls);
 		return NULL;
 	}
@@ -208,8 +232,12 @@ void kl_tls_fini(struct kl_state *state)
 
 int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg)
 {
+	int i;
+
 	if (state->tls == NULL)
 		return 0;
+	for (i = 0; i < KL_TLS_CLASSES; i++)
+		Py_VISIT(state->tls->classes[i]);
 	Py_VISIT(state->tls->ssl);
 	Py_VISIT(state->tls->memory_bio);
 	Py_VISIT(state->tls->inner_type);

@@ -125,6 +125,8 @@ static void run_begin(PyObject *owner)
  */
 void kl_transport_begin(TransportObject *self)
 {
+	if (self->tls != NULL) /* begun by connection_made(): the waiter is start_tls()'s */
+		return;
 	if (self->waiter == NULL) {
 		run_begin((PyObject *)self);
 		return;

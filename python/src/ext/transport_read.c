@@ -165,8 +165,8 @@ static void deliver_bytes(TransportObject *self, PyObject *object)
 		Py_DECREF(result);
 }
 
-/* buffer_updated(bytes). Returns false after an error. */
-static bool deliver_updated(TransportObject *self, size_t bytes)
+/* buffer_updated(bytes) */
+static void deliver_updated(TransportObject *self, size_t bytes)
 {
 	PyObject *number = PyLong_FromSize_t(bytes);
 	PyObject *result = NULL;
@@ -177,13 +177,12 @@ static bool deliver_updated(TransportObject *self, size_t bytes)
 	Py_XDECREF(number);
 	if (result == NULL) {
 		kl_transport_fatal(self, "Fatal error: protocol.buffer_updated() call failed.");
-		return false;
+		return;
 	}
 	Py_DECREF(result);
-	return true;
 }
 
-/* Copy as much as the protocol's buffer takes; 0 after an error or the end. */
+/* Copy as much as the protocol's buffer takes: how much that was, 0 if there is none. */
 static size_t deliver_piece(TransportObject *self, const char *data, size_t bytes)
 {
 	PyObject *object;
@@ -198,31 +197,54 @@ static size_t deliver_piece(TransportObject *self, const char *data, size_t byte
 	memcpy(view.buf, data, bytes);
 	PyBuffer_Release(&view);
 	Py_DECREF(object);
-	if (self->lost || !deliver_updated(self, bytes))
-		return 0;
+	if (!self->lost)
+		deliver_updated(self, bytes);
 	return bytes;
+}
+
+static void run_held(PyObject *owner);
+
+/*
+ * Keep what the protocol does not take now: until it resumes, or until the next
+ * run if KeyboardInterrupt or SystemExit is about to end this one.
+ */
+static void hold(TransportObject *self, const char *data, size_t bytes)
+{
+	self->held = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
+	if (self->held == NULL) {
+		kl_transport_fatal(self, "Fatal read error on socket transport");
+		return;
+	}
+	if (self->paused || self->resuming)
+		return;
+	if (self->stream != NULL && self->reading)
+		(void)kloop_stream_stop_read(self->stream);
+	if (kl_call_soon_c(self->loop, run_held, (PyObject *)self) < 0)
+		kl_transport_fatal(self, "Fatal read error on socket transport");
+	else
+		self->resuming = true;
 }
 
 /*
  * Hand bytes to whatever protocol is there. A BufferedProtocol may take them
- * in pieces and may pause, close or be replaced after each; what it did not
- * take because it paused is held until it resumes.
+ * in pieces and may pause, close, be replaced or end the run after each; what
+ * it did not take then is held.
  */
 static void deliver(TransportObject *self, const char *data, size_t bytes)
 {
 	PyObject *object;
+	bool leaving = false;
 
 	while (bytes != 0 && !self->lost && !self->closing && self->protocol != NULL) {
 		size_t taken = bytes;
 
-		if (self->paused) {
-			self->held = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
-			if (self->held == NULL)
-				kl_transport_fatal(self, "Fatal read error on socket transport");
+		if (self->paused || leaving) {
+			hold(self, data, bytes);
 			break;
 		}
 		if (self->buffered) {
 			taken = deliver_piece(self, data, bytes);
+			leaving = self->loop->pending_exception != NULL;
 		} else {
 			object = PyBytes_FromStringAndSize(data, (Py_ssize_t)bytes);
 			if (object != NULL)
@@ -230,8 +252,6 @@ static void deliver(TransportObject *self, const char *data, size_t bytes)
 			else
 				kl_transport_fatal(self, "Fatal read error on socket transport");
 		}
-		if (taken == 0)
-			break;
 		data += taken;
 		bytes -= taken;
 	}
@@ -276,7 +296,7 @@ void kl_transport_on_data(struct kloop_stream *stream, void *data, size_t bytes,
 		if (!self->stale) {
 			/* Its export ends first: the protocol may want to resize its memory. */
 			kl_transport_release_lent(self);
-			(void)deliver_updated(self, bytes);
+			deliver_updated(self, bytes);
 			return;
 		}
 		/* It was asked for on behalf of another protocol: plain bytes for this one. */
@@ -308,11 +328,14 @@ static void run_eof(PyObject *owner)
 		keep_open = PyObject_IsTrue(result);
 		Py_DECREF(result);
 	}
-	if (keep_open < 0)
+	if (keep_open < 0) {
 		kl_transport_fatal(self, self->tls != NULL
 						 ? "Error calling eof_received()"
 						 : "Fatal error: protocol.eof_received() call failed.");
-	else if (self->tls != NULL)
+		/* What ends the run does not end the transport: nobody hears of this end again. */
+		keep_open = 0;
+	}
+	if (self->tls != NULL)
 		kl_transport_tls_eof(self, keep_open != 0);
 	else if (keep_open == 0 && kl_transport_close_now(self) < 0)
 		kl_transport_fatal(self, "Fatal error on transport");

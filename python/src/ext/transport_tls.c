@@ -41,8 +41,8 @@ static int step_failed(TransportObject *self, PyObject *exception)
 {
 	struct kl_state *state = self->loop->state;
 
-	if (kl_tls_is(state, exception, "SSLWantReadError") ||
-	    kl_tls_is(state, exception, "SSLWantWriteError")) {
+	if (kl_tls_is(state, exception, KL_TLS_WANT_READ) ||
+	    kl_tls_is(state, exception, KL_TLS_WANT_WRITE)) {
 		Py_DECREF(exception);
 		return 0;
 	}
@@ -54,7 +54,7 @@ static int step_failed(TransportObject *self, PyObject *exception)
 		return KLOOP_ERROR_TLS_LIBRARY;
 	}
 	Py_XSETREF(self->tls->failure, exception);
-	return kl_tls_is(state, exception, "SSLCertVerificationError") ? KLOOP_ERROR_TLS_VERIFY
+	return kl_tls_is(state, exception, KL_TLS_VERIFICATION) ? KLOOP_ERROR_TLS_VERIFY
 								       : KLOOP_ERROR_TLS_PROTOCOL;
 }
 
@@ -80,8 +80,8 @@ static int step(struct kloop_tls *session, void *user)
  */
 static bool is_end(struct kl_state *state, PyObject *exception)
 {
-	return kl_tls_is(state, exception, "SSLEOFError") ||
-	       kl_tls_is(state, exception, "SSLZeroReturnError");
+	return kl_tls_is(state, exception, KL_TLS_EOF) ||
+	       kl_tls_is(state, exception, KL_TLS_ZERO_RETURN);
 }
 
 /* The exception with which a handshake failed: new, or NULL with an error set. */
@@ -132,7 +132,7 @@ static void handshake_failed(TransportObject *self, int code)
 	if (!waited)
 		report_accept(self, error);
 	kl_transport_end(self, error,
-			 kl_tls_is(self->loop->state, error, "CertificateError")
+			 kl_tls_is(self->loop->state, error, KL_TLS_VERIFICATION)
 				 ? "SSL handshake failed on verifying the certificate"
 				 : "SSL handshake failed");
 	Py_DECREF(error);

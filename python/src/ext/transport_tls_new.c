@@ -251,7 +251,9 @@ static int upgrade(TransportObject *self, PyObject *protocol, PyObject *waiter,
 	if (result == 0) {
 		self->paused = false;
 		self->reading = false;
-		Py_XSETREF(self->waiter, Py_NewRef(waiter));
+		/* Inside connection_made() create_connection() still waits: it has its transport. */
+		kl_transport_wake_waiter(self);
+		self->waiter = Py_NewRef(waiter);
 		result = kl_transport_set_limits(self, KL_DEFAULT_LIMIT, KL_DEFAULT_LIMIT);
 	} else if (self->protocol != former) {
 		PyObject *pending = kl_exception_take();

@@ -140,7 +140,12 @@ class BinaryFile(File):
             raise
 
     async def _raw_write(self, data: Buffer) -> None:
-        await self._loop._file_write(self._fd, data, -1)
+        call = self._loop._file_write(self._fd, data, -1)
+        try:
+            await call
+        except OSError as error:
+            error.characters_written, _ = self._loop._file_rest(call)
+            raise
 
     async def _write_pending(self) -> None:
         if not self._pending:
@@ -419,7 +424,11 @@ class BinaryFile(File):
     # ---- writing
 
     async def write(self, data: Buffer, /) -> int:
-        """Write all of data, by way of the buffer; its size in bytes."""
+        """Write all of data, by way of the buffer; its size in bytes.
+
+        What the buffer does not take is written at once. If that fails, a full disk say, the
+        OSError's characters_written is how many of its bytes are in the file.
+        """
         if isinstance(data, str):
             raise TypeError("a bytes-like object is required, not 'str'")
         size = len(data) if isinstance(data, (bytes, bytearray)) else memoryview(data).nbytes

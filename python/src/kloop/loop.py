@@ -177,8 +177,9 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
 
     def _note_given(self, sock) -> None:
         # It may be any object like a socket, as gunicorn's are; what is no socket fails later.
-        with contextlib.suppress(TypeError):
-            self._given_sockets.add(sock)
+        if sock is not None:
+            with contextlib.suppress(TypeError):
+                self._given_sockets.add(sock)
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Connect a socket; names are resolved first."""
