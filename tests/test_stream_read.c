@@ -131,6 +131,45 @@ START_TEST(short_pauses_are_free)
 }
 END_TEST
 
+/* One piece that comes in a pause is held, and the receive stays; the second one ends it. */
+START_TEST(a_piece_in_a_pause)
+{
+	struct kloop_loop *loop = kt_mode_loop(KT_MODE_BEST);
+	struct kloop_stats before, after;
+	struct kt_stream stream;
+	int fds[2];
+
+	kt_pair(_i, fds);
+	kt_stream_open(&stream, loop, fds[0], 0);
+	stream.keep = true;
+	kt_stream_start(&stream);
+	kt_turn_for(loop, 5);
+	before = kt_stats(loop);
+	for (size_t i = 0; i < 10; i++) {
+		kt_stream_stop(&stream);
+		kt_write_all(fds[1], "piece", 5);
+		kt_turn_for(loop, 2);
+		ck_assert_uint_eq(stream.received, 5 * i);
+		kt_stream_start(&stream);
+		kt_stream_await(&stream, 5 * (i + 1));
+	}
+	after = kt_stats(loop);
+	ck_assert_uint_eq(after.submissions, before.submissions);
+	kt_stream_stop(&stream);
+	for (size_t i = 0; i < 3; i++) {
+		kt_write_all(fds[1], "piece", 5);
+		kt_turn_for(loop, 2);
+	}
+	ck_assert_uint_eq(stream.received, 50);
+	ck_assert_uint_gt(KT_STAT(loop, submissions), after.submissions);
+	kt_stream_start(&stream);
+	kt_stream_await(&stream, 65);
+	kt_stream_end(&stream);
+	kt_close(fds[1]);
+	kt_loop_free(loop);
+}
+END_TEST
+
 /* Data and the end come while reading is stopped, in every order of calls. */
 START_TEST(held_until_start)
 {
@@ -556,6 +595,7 @@ int main(void)
 
 	tcase_add_loop_test(tcase, pauses_lose_nothing, 0, ALL);
 	tcase_add_loop_test(tcase, short_pauses_are_free, 0, KT_KINDS);
+	tcase_add_loop_test(tcase, a_piece_in_a_pause, 0, KT_KINDS);
 	tcase_add_loop_test(tcase, held_until_start, 0, ALL);
 	tcase_add_loop_test(tcase, held_piece_by_piece, 0, ALL);
 	tcase_add_loop_test(tcase, held_reset, 0, KT_MODES);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define KIB ((size_t)1 << 10)
@@ -58,6 +59,33 @@ int __wrap_kloop_op_read(struct kloop_loop *loop, struct kloop_op *op, int fd, v
 {
 	memset(buffer, 0, bytes);
 	return __real_kloop_op_read(loop, op, fd, buffer, bytes, offset);
+}
+
+/* ---- preadv2(2), as other file systems have it --------------------------- */
+
+ssize_t __real_preadv2(int fd, const struct iovec *vector, int count, off_t offset, int flags);
+ssize_t __wrap_preadv2(int fd, const struct iovec *vector, int count, off_t offset, int flags);
+
+static struct {
+	unsigned calls;
+	int error;     /* of the calls that fail */
+	unsigned good; /* so many of eight succeed; 0 with no error: all */
+	size_t most;   /* bytes for one; 0: no bound */
+} direct;
+
+ssize_t __wrap_preadv2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
+{
+	struct iovec less = *vector;
+
+	ck_assert_int_eq(count, 1);
+	ck_assert_int_eq(flags, RWF_NOWAIT);
+	if (direct.calls++ % 8 >= direct.good && direct.error) {
+		errno = direct.error;
+		return -1;
+	}
+	if (direct.most && less.iov_len > direct.most)
+		less.iov_len = direct.most;
+	return __real_preadv2(fd, &less, 1, offset, flags);
 }
 
 /* ---- connections -------------------------------------------------------- */
@@ -146,6 +174,98 @@ START_TEST(user_space)
 	check_sizes(&link, FLAGS(_i));
 	ck_assert_int_eq(get_ktls(&link), KLOOP_ERROR_KTLS_OFF);
 	link_close(&link);
+}
+END_TEST
+
+/* The page cache has all of it, parts, nothing; the file system cannot say. */
+START_TEST(page_cache)
+{
+	static const struct {
+		int error;
+		unsigned good;
+		size_t most;
+	} kinds[] = { { 0, 0, 0 },	    { 0, 0, 1000 },    { EAGAIN, 0, 0 },
+		      { EAGAIN, 3, 5000 },  { EINTR, 5, 0 },   { EOPNOTSUPP, 0, 0 },
+		      { EOPNOTSUPP, 4, 0 }, { EIO, 2, 20000 } };
+	struct kt_tls_setup setup = { .version = TLS(_i), .ktls = KLOOP_KTLS_OFF };
+	size_t i = (size_t)(MODE(_i) + _i) % KT_COUNT(kinds);
+	int mode = MODE(_i);
+	struct link link;
+
+	direct.calls = 0;
+	link_open(&link, mode, &setup, &no_ktls);
+	direct.error = kinds[i].error;
+	direct.good = kinds[i].good;
+	direct.most = kinds[i].most;
+	check_sizes(&link, FLAGS(_i));
+	/* Where a thread of the kernel submits, there are no such calls. */
+	if (mode == KT_MODE_SQPOLL || mode == KT_MODE_SQPOLL_OLD)
+		ck_assert_uint_eq(direct.calls, 0);
+	else
+		ck_assert_uint_gt(direct.calls, 0);
+	link_close(&link);
+	memset(&direct, 0, sizeof(direct));
+}
+END_TEST
+
+/* The file becomes shorter while it is sent, in the cache or not: what there was is sent. */
+START_TEST(shrinks)
+{
+	struct kt_tls_setup setup = { .version = TLS(_i), .ktls = KLOOP_KTLS_OFF };
+	struct kt_stream *out, *in;
+	struct kt_sent sent;
+	struct link link;
+	int fd;
+
+	for (int error = 0; error <= EAGAIN; error += EAGAIN) {
+		direct.error = error;
+		fd = kt_file_make(6 * MIB);
+		link_open(&link, MODE(_i), &setup, &no_ktls);
+		out = &link.ends[1].s;
+		in = &link.ends[0].s;
+		in->keep = false;
+		ck_assert_int_eq(kt_send_file(out, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent), 0);
+		kt_stream_put(out, "tail", 4);
+		kt_stream_await(in, 1);
+		ck_assert_int_eq(ftruncate(fd, (off_t)(in->received < MIB ? MIB : 5 * MIB)), 0);
+		kt_turn_until(link.loop, &sent.done, 1);
+		ck_assert_int_eq(sent.status, 0);
+		ck_assert_uint_le(sent.bytes, 6 * MIB);
+		kt_stream_await(in, (size_t)sent.bytes + 4);
+		ck_assert_uint_eq(in->received, sent.bytes + 4);
+		ck_assert_uint_eq(in->sum, kt_sum(kt_file_sum(0, (size_t)sent.bytes), "tail", 4));
+		link_close(&link);
+		kt_close(fd);
+	}
+	memset(&direct, 0, sizeof(direct));
+}
+END_TEST
+
+/* A header, the file and what follows: as few sends as there are pieces. */
+START_TEST(few_sends)
+{
+	struct kt_tls_setup setup = { .version = TLS(_i), .ktls = KLOOP_KTLS_OFF };
+	int fd = kt_file_make(100 * KIB);
+	struct kt_stream *out, *in;
+	struct kloop_stats before;
+	struct kt_sent sent;
+	struct link link;
+
+	link_open(&link, KT_MODE_BEST, &setup, &no_ktls);
+	out = &link.ends[1].s;
+	in = &link.ends[0].s;
+	kt_turn_for(link.loop, 5);
+	before = kt_stats(link.loop);
+	kt_stream_put(out, "head", 4);
+	ck_assert_int_eq(kt_send_file(out, fd, 0, KLOOP_FILE_END, 0, &sent), 0);
+	kt_turn_until(link.loop, &sent.done, 1);
+	ck_assert_int_eq(sent.status, 0);
+	kt_stream_await(in, 100 * KIB + 4);
+	/* The send of it all; beside it, what the other end's reads take. */
+	ck_assert_uint_le(kt_stats(link.loop).submissions - before.submissions, 1 + 100 / 16);
+	ck_assert(kt_is_fill(in->data + 4, 100 * KIB, 0));
+	link_close(&link);
+	kt_close(fd);
 }
 END_TEST
 
@@ -399,6 +519,9 @@ int main(void)
 
 	tcase = kt_case(suite, "user", 120);
 	tcase_add_loop_test(tcase, user_space, 0, ALL);
+	tcase_add_loop_test(tcase, page_cache, 0, ALL);
+	tcase_add_loop_test(tcase, shrinks, 0, ALL);
+	tcase_add_loop_test(tcase, few_sends, 0, 2);
 	tcase_add_loop_test(tcase, user_space_goes_on, 0, ALL);
 	tcase_add_loop_test(tcase, user_space_ends, 0, ALL);
 	tcase_add_loop_test(tcase, closed, 0, ALL);

@@ -10,7 +10,9 @@
  * - splice(2) from the file into a pipe, and from the pipe into the socket, if
  *   the owner wants no copies: the kernel does that in a thread of its own,
  *   which costs more than the copies do unless the network is the slow part;
- * - read a piece, which a layer takes as it takes other bytes (kl_file_peek()).
+ * - read a piece, which a layer takes as it takes other bytes (kl_file_peek());
+ *   or, where the page cache has it, which is mostly so, straight into the memory
+ *   that the layer works on (kl_file_read_now()).
  */
 #include "stream.h"
 
@@ -19,6 +21,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* What is read, or goes through the pipe, at a time. */
@@ -54,6 +57,7 @@ struct kl_file {
 	enum file_step step; /* in flight */
 	bool splice;
 	bool wanted;    /* a layer found no bytes */
+	bool slow;      /* it cannot be read without waiting */
 	bool cancelled; /* nothing more of it is to be sent */
 };
 
@@ -317,6 +321,26 @@ void kl_file_skip(struct kl_file *file, size_t bytes)
 {
 	file->head += bytes;
 	file->sent += bytes;
+}
+
+size_t kl_file_read_now(struct kloop_loop *loop, struct kl_file *file, void *buffer, size_t bytes)
+{
+	struct iovec vector = { .iov_base = buffer, .iov_len = limit(file->left, bytes) };
+	ssize_t result;
+
+	if (file->cancelled || file->slow || vector.iov_len == 0)
+		return 0;
+	result = preadv2(file->fd, &vector, 1, (off_t)file->offset, RWF_NOWAIT);
+	kl_loop_count_direct(loop);
+	if (result <= 0) {
+		/* Not in the page cache, or the end: an operation tells. */
+		file->slow = result < 0 && errno != EAGAIN && errno != EINTR;
+		return 0;
+	}
+	file->offset += (uint64_t)result;
+	file->left -= (uint64_t)result;
+	file->sent += (uint64_t)result;
+	return (size_t)result;
 }
 
 bool kl_file_is_wanted(const struct kl_file *file)

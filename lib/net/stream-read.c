@@ -114,8 +114,13 @@ void kl_stream_receive(struct kloop_stream *stream, void *data, size_t bytes)
 	} else if (kl_stream_can_deliver(stream)) {
 		kl_stream_deliver(stream, data, bytes);
 	} else if (!kl_stream_has(stream, KL_STREAM_OVER)) {
+		/*
+		 * Most pauses are short, and a receive that stays armed is cheaper than
+		 * one that is cancelled and made anew: only the second piece ends it.
+		 */
+		if (stream->held)
+			kl_stream_cancel_read(stream);
 		hold(stream, data, bytes);
-		kl_stream_cancel_read(stream);
 	}
 }
 

@@ -377,6 +377,15 @@ unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_da
 	return batch->count - batch->head;
 }
 
+size_t kl_stream_read_pending(struct kloop_stream *stream, void *buffer, size_t bytes)
+{
+	struct kl_file *file = stream->pending ? kl_batch_get_file(stream->pending) : NULL;
+
+	if (!file || !kl_file_is_wanted(file) || kl_stream_has(stream, KL_STREAM_SQPOLL))
+		return 0;
+	return kl_file_read_now(stream->loop, file, buffer, bytes);
+}
+
 void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes)
 {
 	struct kl_file *file = kl_batch_get_file(stream->pending);

@@ -324,6 +324,12 @@ void kl_stream_send_pending(struct kloop_stream *stream);
 unsigned kl_stream_peek_pending(struct kloop_stream *stream, const void **ret_data,
 				size_t *ret_bytes);
 
+/*
+ * Of a file for which kl_stream_peek_pending() found nothing: read what can be
+ * had without waiting. Returns: how many bytes, which are dealt with; or 0.
+ */
+size_t kl_stream_read_pending(struct kloop_stream *stream, void *buffer, size_t bytes);
+
 /* So many of them are dealt with; calls releases. */
 void kl_stream_skip_pending(struct kloop_stream *stream, size_t bytes);
 
@@ -351,6 +357,13 @@ int kl_file_get_error(const struct kl_file *file);
 size_t kl_file_peek(struct kl_file *file, const void **ret_data);
 void kl_file_skip(struct kl_file *file, size_t bytes);
 bool kl_file_is_wanted(const struct kl_file *file);
+
+/*
+ * Read what is next into memory of the caller's, if none is in memory already,
+ * and if that does not wait. Returns: how many bytes, which count as sent; 0:
+ * go on by kl_file_fill().
+ */
+size_t kl_file_read_now(struct kloop_loop *loop, struct kl_file *file, void *buffer, size_t bytes);
 
 const void *kl_file_get_owner(const struct kl_file *file);
 

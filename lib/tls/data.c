@@ -153,20 +153,24 @@ static int encrypt(struct kloop_tls *tls, const void *data, size_t bytes)
 	return r;
 }
 
-/* Copy small writes that follow each other into one buffer. Returns: their bytes. */
-static size_t gather(struct kloop_stream *stream, char *buffer)
+/*
+ * Copy small writes that follow each other into one buffer, and a file behind
+ * them, if it can be read at once. Returns: their bytes.
+ */
+static size_t gather(struct kloop_stream *stream, char *buffer, size_t room)
 {
 	const void *data;
 	size_t bytes, gathered = 0;
 
-	while (kl_stream_peek_pending(stream, &data, &bytes) > 0 &&
-	       gathered + bytes <= KL_TLS_PLAIN_MAX) {
+	while (kl_stream_peek_pending(stream, &data, &bytes) > 0) {
+		if (gathered + bytes > KL_TLS_PLAIN_MAX)
+			return gathered;
 		if (bytes > 0) /* of an empty write there is no address */
 			memcpy(buffer + gathered, data, bytes);
 		gathered += bytes;
 		kl_stream_skip_pending(stream, bytes);
 	}
-	return gathered;
+	return gathered + kl_stream_read_pending(stream, buffer + gathered, room - gathered);
 }
 
 /* RFC 8446, 5.5: renew the key before it has sealed too much. */
@@ -193,15 +197,20 @@ void kl_tls_encrypt(struct kloop_tls *tls)
 	int r = check_limit(tls);
 
 	while (r == 0 && total < ENCRYPT_MAX) {
-		segments = kl_stream_peek_pending(stream, &data, &bytes);
-		if (segments == 0)
+		if (!stream->pending)
 			break;
-		buffer = segments > 1 && bytes < GATHER_MAX
+		segments = kl_stream_peek_pending(stream, &data, &bytes);
+		buffer = segments == 0 || (segments > 1 && bytes < GATHER_MAX)
 				 ? kl_loop_get_hot_buffer(stream->loop, KL_HOT_PLAIN, &room)
 				 : NULL;
 		if (buffer) {
-			bytes = gather(stream, buffer);
+			bytes = gather(stream, buffer, room);
 			r = bytes > 0 ? encrypt(tls, buffer, bytes) : 0;
+			/* A file that must be waited for, or ended. */
+			if (segments == 0 && bytes == 0)
+				break;
+		} else if (segments == 0) {
+			break;
 		} else {
 			if (bytes > ENCRYPT_MAX - total)
 				bytes = ENCRYPT_MAX - total;

@@ -170,6 +170,7 @@ void kl_tls_run(struct kloop_tls *tls)
 static void receive(struct kloop_stream *stream, const void *data, size_t bytes)
 {
 	struct kloop_tls *tls = kl_tls_of_layer(stream->layer);
+	bool had_input = kl_tls_has_input(tls);
 	int r;
 
 	tls->in = data;
@@ -180,8 +181,8 @@ static void receive(struct kloop_stream *stream, const void *data, size_t bytes)
 	tls->in_bytes = 0;
 	if (r < 0)
 		kl_tls_fail(tls, r == -EMSGSIZE ? KLOOP_ERROR_TLS_PROTOCOL : r);
-	/* The pool goes on to deliver until it is told to stop. */
-	if (kl_tls_has_input(tls))
+	/* The pool goes on to deliver until it is told to stop: short pauses are not worth it. */
+	if (had_input && kl_tls_has_input(tls))
 		kl_stream_cancel_read(stream);
 }
 

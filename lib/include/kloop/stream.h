@@ -140,8 +140,9 @@ KLOOP_EXPORT int kloop_stream_start_read(struct kloop_stream *stream) KLOOP_MUST
 
 /*
  * Stop to read: no on_data and no on_eof after this call, until
- * kloop_stream_start_read(). What the kernel had delivered already is kept, at
- * most the pool's buffers; the rest stays in the socket and slows the peer.
+ * kloop_stream_start_read(). What the kernel had delivered already, or delivers
+ * to the receive that it has, is kept, at most the pool's buffers; the rest stays
+ * in the socket and slows the peer.
  *
  * Returns: 0; -ESTALE after close or an error.
  * Since: 0.1.

@@ -106,7 +106,7 @@ struct kl_state {
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
 	X(datagram_received) X(error_received) X(pipe)                                             \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
-	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)                          \
+	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket) X(mode)                    \
 	X(create_task) X(_task_factory) X(Task) X(loop)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;

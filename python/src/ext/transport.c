@@ -214,6 +214,7 @@ static PyMethodDef transport_methods[] = {
 	 PyDoc_STR("Hand no data to the protocol until resume_reading().")},
 	{"resume_reading", kl_transport_resume_reading, METH_NOARGS, PyDoc_STR("Go on to read.")},
 	{"_send_file", kl_transport_send_file, METH_VARARGS, NULL},
+	{"_send_small", FAST(kl_transport_send_small), METH_FASTCALL, NULL},
 	{"_cancel_file", kl_transport_cancel_file, METH_NOARGS, NULL},
 	{"get_write_buffer_size", kl_transport_get_write_buffer_size, METH_NOARGS,
 	 PyDoc_STR("Bytes written and not yet handed to the kernel.")},

@@ -240,6 +240,8 @@ PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
 /* transport_write.c */
 void kl_transport_on_drain(struct kloop_stream *stream, void *user);
 size_t kl_transport_write_bytes(const TransportObject *self);
+/* Queue a bytes object, whose reference is taken if the result is 0; a code of kloop_stream_write(). */
+int kl_transport_lend(TransportObject *self, PyObject *bytes);
 #define KL_DEFAULT_LIMIT PY_SSIZE_T_MIN
 /* The arguments of set_write_buffer_limits(), and the marks that they mean. 0, or -1 with an error set. */
 int kl_limits_unpack(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
@@ -262,6 +264,8 @@ PyObject *kl_transport_set_write_buffer_limits(PyObject *op, PyObject *const *ar
 int kl_transport_check_file(TransportObject *self);
 /* (fd, offset, count; 0: all): a future whose result is (exception or None, bytes sent). */
 PyObject *kl_transport_send_file(PyObject *op, PyObject *args);
+/* (file, offset, count or None): how many bytes were written, or None: _send_file() is to do it. */
+PyObject *kl_transport_send_small(PyObject *op, PyObject *const *args, Py_ssize_t nargs);
 /* Let that come to its end soon. */
 PyObject *kl_transport_cancel_file(PyObject *op, PyObject *unused);
 

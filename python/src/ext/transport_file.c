@@ -10,7 +10,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
+
+/* Smaller files, where TLS encrypts them, are written as bytes are. */
+#define SMALL_BYTES ((uint64_t)64 << 10)
 
 int kl_transport_check_file(TransportObject *self)
 {
@@ -108,6 +113,134 @@ PyObject *kl_transport_send_file(PyObject *op, PyObject *args)
 	self->file_waiter = waiter;
 	return waiter;
 }
+
+/* ---- small files ------------------------------------------------------ */
+
+/*
+ * With TLS asyncio reads a file and writes what it read, and so a small one is
+ * sent as soon as it waits in the transport. It can be so here where nobody
+ * waits for a disk: it leaves in one record with a header before it, and what
+ * files need that take their time is not made, neither operations nor a future.
+ * Whatever is not plain is left to the long way, errors too.
+ */
+
+/* An exception of the caller's object: 0, for the long way will meet it, or -1 with it set. */
+static int forget_error(void)
+{
+	if (!PyErr_ExceptionMatches(PyExc_Exception))
+		return -1;
+	PyErr_Clear();
+	return 0;
+}
+
+/* A number that is not less: whether it is one. */
+static bool get_number(PyObject *value, long long least, uint64_t *ret_number)
+{
+	int overflow = 1;
+	long long number = PyLong_CheckExact(value)
+				   ? PyLong_AsLongLongAndOverflow(value, &overflow)
+				   : 0;
+
+	if (overflow != 0 || number < least)
+		return false;
+	*ret_number = (uint64_t)number;
+	return true;
+}
+
+/* The descriptor of a binary file: 1; 0 if it is anything else, or -1 with an error set. */
+static int get_descriptor(struct kl_state *state, PyObject *file, int *ret_fd)
+{
+	PyObject *mode = PyObject_GetAttr(file, state->names.mode);
+	PyObject *number;
+	uint64_t fd;
+	bool good;
+
+	if (mode == NULL)
+		return forget_error();
+	good = PyUnicode_Check(mode) &&
+	       PyUnicode_FindChar(mode, 'b', 0, PyUnicode_GET_LENGTH(mode), 1) >= 0;
+	Py_DECREF(mode);
+	if (!good)
+		return 0;
+	number = PyObject_CallMethodNoArgs(file, state->names.fileno);
+	if (number == NULL)
+		return forget_error();
+	good = get_number(number, 0, &fd) && fd <= INT_MAX;
+	Py_DECREF(number);
+	if (good)
+		*ret_fd = (int)fd;
+	return good;
+}
+
+/* How much of the file is to be sent; 0 if that is not for the short way. */
+static size_t get_small(const TransportObject *self, int fd, uint64_t offset, uint64_t bytes)
+{
+	struct stat info;
+	uint64_t have;
+
+	if (self->tls == NULL || !self->tls->open || self->stream == NULL || self->closing ||
+	    self->eof || self->write_paused || self->file_waiter != NULL)
+		return 0;
+	if (fstat(fd, &info) < 0 || !S_ISREG(info.st_mode) || (uint64_t)info.st_size <= offset)
+		return 0;
+	have = (uint64_t)info.st_size - offset;
+	if (have < bytes)
+		bytes = have;
+	/* Beyond the mark the caller is to wait, as in drain(). */
+	return bytes < SMALL_BYTES && kl_transport_write_bytes(self) + bytes <= self->high_bytes
+		       ? (size_t)bytes
+		       : 0;
+}
+
+/* Those bytes, if all of them are in memory. 1; 0 if not, or -1 with an error set. */
+static int read_small(int fd, uint64_t offset, size_t bytes, PyObject **ret_body)
+{
+	PyObject *body = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+	struct iovec vector;
+
+	if (body == NULL)
+		return -1;
+	vector.iov_base = PyBytes_AS_STRING(body);
+	vector.iov_len = bytes;
+	if (preadv2(fd, &vector, 1, (off_t)offset, RWF_NOWAIT) != (ssize_t)bytes) {
+		Py_DECREF(body);
+		return 0;
+	}
+	*ret_body = body;
+	return 1;
+}
+
+PyObject *kl_transport_send_small(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+	TransportObject *self = (TransportObject *)op;
+	uint64_t offset, count = UINT64_MAX;
+	PyObject *body;
+	size_t bytes;
+	int fd, result;
+
+	if (nargs != 3)
+		return PyErr_Format(PyExc_TypeError, "_send_small() takes 3 arguments");
+	if (!get_number(args[1], 0, &offset) ||
+	    (args[2] != Py_None && !get_number(args[2], 1, &count)))
+		Py_RETURN_NONE;
+	result = get_descriptor(self->loop->state, args[0], &fd);
+	bytes = result > 0 ? get_small(self, fd, offset, count) : 0;
+	if (bytes > 0)
+		result = read_small(fd, offset, bytes, &body);
+	if (result < 0)
+		return NULL;
+	if (bytes == 0 || result == 0)
+		Py_RETURN_NONE;
+	if (kl_transport_lend(self, body) < 0) {
+		Py_DECREF(body);
+		Py_RETURN_NONE;
+	}
+	/* The caller's descriptor shares the position. */
+	(void)lseek(fd, (off_t)(offset + bytes), SEEK_SET);
+	return PyLong_FromSize_t(bytes);
+}
+
+/* ---- the end of one that takes its time ------------------------------- */
 
 PyObject *kl_transport_cancel_file(PyObject *op, PyObject *unused)
 {

@@ -35,6 +35,12 @@ static void release_bytes(void *owner, int status, void *user)
 	kl_drop_later(self->loop, owner);
 }
 
+int kl_transport_lend(TransportObject *self, PyObject *bytes)
+{
+	return kloop_stream_write(self->stream, PyBytes_AS_STRING(bytes),
+				  (size_t)PyBytes_GET_SIZE(bytes), release_bytes, bytes);
+}
+
 /* ---- flow control ---------------------------------------------------- */
 
 /*

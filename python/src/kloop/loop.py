@@ -193,6 +193,15 @@ class Loop(_kloop.Loop, ResolverParts, SelectorParts, TlsParts, asyncio.BaseEven
             _, _, _, _, address = resolved[0]
         await self._sock_connect(sock, address)
 
+    async def sendfile(self, transport: asyncio.WriteTransport, file: Any, offset: int = 0,
+                       count: int | None = None, *, fallback: bool = True) -> int:
+        """Send a file to a transport, as asyncio does; also over TLS by the ring."""
+        if isinstance(transport, _kloop.StreamTransport):
+            sent = transport._send_small(file, offset, count)
+            if sent is not None:
+                return sent
+        return await super().sendfile(transport, file, offset, count, fallback=fallback)
+
     async def _sendfile_native(self, transp, file, offset, count):
         """Send a file by the ring, with or without TLS; for transports of other kinds: no."""
         if not isinstance(transp, _kloop.StreamTransport):
