@@ -142,8 +142,6 @@ static void open_all(int rung)
 /* Half of it is on its way, the other half would be with the next turn. */
 static void begin_all(void)
 {
-	kt_timer_init(&w.timer);
-	ck_assert_int_eq(kloop_timer_start(w.loop, &w.timer.timer, kloop_now() + 50 * KT_MS), 0);
 	kt_lend(&w.writer, &w.lent, words, sizeof(words));
 	kt_tls_put(&w.tls, SECRET, 0);
 	kt_lookup_start(&w.by_udp, w.udp, "www.test", NULL, NULL);
@@ -155,6 +153,8 @@ static void begin_all(void)
 	kt_stream_put(&w.shutter, "bye", 3);
 	ck_assert_int_eq(kloop_stream_shutdown(w.shutter.stream), 0);
 	kt_datagram_put(&w.datagram, "once", 4, NULL);
+	kt_timer_init(&w.timer);
+	ck_assert_int_eq(kloop_timer_start(w.loop, &w.timer.timer, kloop_now()), 0);
 	kt_op_init(&w.unsubmitted);
 	KT_ACCEPTED(kloop_op_nop(w.loop, &w.unsubmitted.op));
 	w.call.call = count_call;
@@ -169,6 +169,7 @@ static int free_in_child(void *data)
 	KT_CHILD_CHECK(w.lent.released == 0 && w.timer.fired == 0);
 	KT_CHILD_CHECK(kloop_loop_free(w.loop) == 0);
 	KT_CHILD_CHECK(w.writer.count[KT_ON_CLOSE] == 1 && w.writer.close_fd == -1);
+	KT_CHILD_CHECK(w.writer.count[KT_ON_ERROR] == 0);
 	KT_CHILD_CHECK(w.shutter.count[KT_ON_CLOSE] == 1);
 	KT_CHILD_CHECK(w.tls.s.count[KT_ON_CLOSE] == 1);
 	KT_CHILD_CHECK(w.datagram.count[KT_DATAGRAM_CLOSE] == 1);

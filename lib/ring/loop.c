@@ -284,8 +284,8 @@ static void end(struct kloop_loop *loop)
 /*
  * The end in a forked child. The ring is the parent's, which goes on with it: here
  * it is unmapped, and nothing is said to the kernel. From then on the loop is one
- * that this process made and whose ring is gone. Streams and their like are failed
- * before their operations complete: what has failed sends nothing more, shuts
+ * that this process made and whose ring is gone. Streams and their like are aborted
+ * before their operations complete: what is aborted sends nothing more, shuts
  * nothing down and sets no option, which would be done to the parent's sockets.
  */
 static void end_in_child(struct kloop_loop *loop)
