@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dns
+import shares
 from measure import Settings, progress
 from programs import HERE, is_build_tree
 from report import NOTHING, Table
@@ -123,4 +124,6 @@ def tables(kept: dict[str, Any]) -> list[tuple[str, Table]]:
         if result is not None and not {"error", "left out"} & result.keys():
             made.append((extra.title,
                          _names_table(result) if extra.name == "names" else _files_table(result)))
+    if kept.get("shares", {}).get("rows"):
+        made.append((shares.TITLE, shares.table(kept["shares"])))
     return made

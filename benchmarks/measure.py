@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,11 @@ STOP_SECONDS = 5
 LIFETIME_SECONDS = 1800
 #: At most, for a point of a curve.
 CURVE_ROUNDS = 3
+#: Of load, for who looks at a server.
+WATCHED_SECONDS = 1.0
+
+#: What looks at processes while they are under load.
+Watch = Callable[[list[int]], AbstractContextManager[None]]
 
 
 class MeasureError(Exception):
@@ -332,6 +337,14 @@ def measure_cell(cell: Cell, variants: list[Variant], settings: Settings) -> Res
     return result
 
 
+def watch_cell(cell: Cell, variant: Variant, settings: Settings, watch: Watch) -> None:
+    """One load more, which does not count, for who looks at the server meanwhile."""
+    with _server(variant, cell, settings) as server:
+        _load(server, cell, settings, settings.seconds / 4)
+        with watch([child.process.pid for child in server.children]):
+            _load(server, cell, settings, max(WATCHED_SECONDS, settings.seconds))
+
+
 def _order(child: _Child, row: micro.Row, count: int) -> float:
     """Have a row run; microseconds per operation."""
     child.write_line(f"{row.name} {count}")
@@ -367,6 +380,15 @@ def measure_memory(row: micro.Row, variants: list[Variant], settings: Settings) 
             except MeasureError as error:
                 series.error = str(error)
     return result
+
+
+def watch_row(row: micro.Row, variant: Variant, settings: Settings, watch: Watch) -> None:
+    """As watch_cell()."""
+    with ExitStack() as stack:
+        child = _start_micro(variant, settings, stack)
+        _order(child, row, _whole(row.count // 10, row))
+        with watch([child.process.pid]):
+            _order(child, row, _whole(row.count, row))
 
 
 def measure_row(row: micro.Row, variants: list[Variant], settings: Settings) -> Result:

@@ -97,14 +97,16 @@ def _spread(result: Result) -> str:
     return f"{max(spreads):.0%}" if spreads else NOTHING
 
 
-def table(results: list[Result], micro: bool) -> Table:
-    """Costs of all variants side by side, then ratios with their goals.
+def table(results: list[Result], micro: bool,
+          only: Sequence[str] = tuple(variant.name for variant in VARIANTS)) -> Table:
+    """Costs of the variants side by side, then ratios among them with their goals.
 
     "spread" is the middle half of the samples, relative to their median, of
     the variant where it is widest: smaller differences mean nothing.
     """
-    names = [variant.name for variant in VARIANTS
-             if any(variant.name in result.series for result in results)]
+    names = [variant.name for variant in VARIANTS if variant.name in only
+             and any(variant.name in result.series for result in results)]
+    ratios = [ratio for ratio in RATIOS if ratio[0] in only and ratio[1] in only]
     titles = {variant.name: variant.title for variant in VARIANTS}
     rows = []
     for result in results:
@@ -113,9 +115,9 @@ def table(results: list[Result], micro: bool) -> Table:
         rows.append([result.title + unit,
                      *(_cost(result.series.get(name)) for name in names),
                      _spread(result),
-                     *(_ratio(result, of, against, wanted) for of, against, _ in RATIOS)])
+                     *(_ratio(result, of, against, wanted) for of, against, _ in ratios)])
     made = Table(["micro, µs per operation" if micro else "µs of server CPU per message",
-                  *(titles[name] for name in names), "spread", *(head for _, _, head in RATIOS)],
+                  *(titles[name] for name in names), "spread", *(head for _, _, head in ratios)],
                  rows)
     made.drop_empty_columns()
     return made

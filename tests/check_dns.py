@@ -20,6 +20,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from tap import Tap
+
 BUILD = Path(os.environ.get("top_builddir", "."))
 CALLS = 2400
 NAME_CALLS = 400
@@ -253,7 +255,7 @@ def generate_for_nobody():
     return calls
 
 
-def compare(calls):
+def compare(tap, calls):
     """Ask both; print what differs. How many differ not on purpose, and how dns_ask ended."""
     asker = Asker()
     problems, allowed = [], {}
@@ -265,21 +267,19 @@ def compare(calls):
         if reason:
             allowed[reason] = allowed.get(reason, 0) + 1
         else:
-            problems.append(f"{call}\n#     glibc {theirs}\n#     kloop {ours}")
+            problems.append(f"{call}\n  glibc {theirs}\n  kloop {ours}")
     asker.process.stdin.close()
     status = asker.process.wait(30)
     print(f"# {len(calls)} calls, {len(problems)} differences")
     for reason, number in allowed.items():
         print(f"# on purpose: {number} times {reason}")
-    for problem in problems[:40]:
-        print(f"#   {problem}")
-    print(f"{'not ok' if problems or len(calls) < 2000 else 'ok'} 1 - getaddrinfo and getnameinfo as "
-          "glibc")
-    print(f"{'ok' if status == 0 else 'not ok'} 2 - dns_ask ends well")
-    return len(problems), status
+    if len(calls) < 2000:
+        problems.insert(0, "too few calls")
+    tap.result("getaddrinfo and getnameinfo as glibc", problems[:40])
+    tap.result("dns_ask ends well", status != 0 and f"exit status {status}")
 
 
-def inside():
+def inside(tap):
     folder = Path(tempfile.mkdtemp())
     for name, text in FILES.items():
         (folder / name).write_text(text)
@@ -290,17 +290,17 @@ def inside():
                     "addr add 2001:db8::200/64 dev lo nodad"):
         subprocess.run(["ip", *command.split()], check=True)
     server = start_server()
-    problems, status = compare(generate())
+    compare(tap, generate())
     os.kill(server, signal.SIGKILL)
     os.waitpid(server, 0)
     shutil.rmtree(folder)
-    print("1..2")
-    return bool(problems) or status != 0
+    return tap.end()
 
 
 def main():
+    tap = Tap()
     if "--inside" in sys.argv:
-        return inside()
+        return inside(tap)
     command = ["unshare", "-Urnm"]
     tools = [tool for tool in ("unshare", "ip", "mount") if not shutil.which(tool)]
     missing = [name for name in FILES if not (Path("/etc") / name).exists()]
@@ -310,10 +310,9 @@ def main():
     if not why and subprocess.run([*command, "true"], capture_output=True).returncode != 0:
         why = "user and network namespaces are not permitted"
     if why:
-        problems, status = compare(generate_for_nobody())
-        print(f"ok 3 - names of files and servers as glibc # SKIP {why}")
-        print("1..3")
-        return bool(problems) or status != 0
+        compare(tap, generate_for_nobody())
+        tap.skip("names of files and servers as glibc", why)
+        return tap.end()
     return subprocess.run([*command, sys.executable, __file__, "--inside"]).returncode
 
 

@@ -22,27 +22,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 PYTHON = os.environ.get("PYTHON", sys.executable)
 TIMEOUT_SECONDS = 120
-
-
-class Tap:
-    def __init__(self):
-        self.count = 0
-        self.failed = 0
-
-    def result(self, title, problem):
-        self.count += 1
-        self.failed += bool(problem)
-        print(f"{'not ok' if problem else 'ok'} {self.count} - {title}")
-        for line in str(problem or "").splitlines():
-            print(f"#   {line}")
-
-    def skip(self, title, reason):
-        self.count += 1
-        print(f"ok {self.count} - {title} # SKIP {reason}")
 
 
 class Block:
@@ -129,7 +114,7 @@ def check_blocks(tap):
                     problem = f"{type(error).__name__}: {error}"
                 if problem:
                     problems.append(f"line {block.line}: {problem}")
-        tap.result(f"{path.relative_to(SOURCE)}: its code", "\n".join(problems))
+        tap.result(f"{path.relative_to(SOURCE)}: its code", problems)
 
 
 def check_links(tap):
@@ -146,7 +131,7 @@ def check_links(tap):
                 problems.append(f"{path.name}: {target} is not there")
             elif anchor and anchor not in anchors(found):
                 problems.append(f"{path.name}: {target} has no such heading")
-    tap.result("links lead somewhere", "\n".join(problems))
+    tap.result("links lead somewhere", problems)
 
 
 def anchors(path):
@@ -183,7 +168,7 @@ def check_api(tap):
     problems += [f"there is no {title}" for title in there.keys() - wanted.keys() - gone - odd]
     problems += [f"another text: {title}" for title in (there.keys() & wanted.keys()) - odd
                  if there[title] != wanted[title]]
-    tap.result("docs/python-api.md is the package's", "\n".join(sorted(problems)))
+    tap.result("docs/python-api.md is the package's", sorted(problems))
 
 
 def outline(path):
@@ -239,8 +224,7 @@ def main():
     check_api(tap)
     check_translation(tap)
     check_architecture(tap)
-    print(f"1..{tap.count}")
-    return tap.failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":

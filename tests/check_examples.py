@@ -28,6 +28,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 WRAPPER = shlex.split(os.environ.get("EXAMPLES_WRAPPER", ""))
@@ -62,23 +64,6 @@ ALONE = {
 NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
 WITH_PEERS = {"client", "echo_server", "forward", "query", "tls_client", "tls_echo_server",
               "udp_echo_server"}
-
-
-class Tap:
-    def __init__(self):
-        self.count = 0
-        self.failed = 0
-
-    def result(self, title, problem):
-        self.count += 1
-        self.failed += bool(problem)
-        print(f"{'not ok' if problem else 'ok'} {self.count} - {title}", flush=True)
-        for line in (problem or "").splitlines():
-            print(f"#   {line}", flush=True)
-
-    def skip(self, title, reason):
-        self.count += 1
-        print(f"ok {self.count} - {title} # SKIP {reason}", flush=True)
 
 
 def command(name, *arguments):
@@ -333,7 +318,7 @@ def check_io_uring_off(tap):
                               timeout=TIMEOUT_SECONDS, env={**os.environ, "KLOOP_IO_URING": "0"})
         if done.returncode != 1 or "KLOOP_IO_URING" not in done.stderr:
             problems.append(f"{name}: exit status {done.returncode}: {done.stderr}")
-    tap.result("without io_uring", "\n".join(problems))
+    tap.result("without io_uring", problems)
 
 
 def check_kloop_info(tap):
@@ -512,14 +497,13 @@ def check_compile(tap):
                               timeout=TIMEOUT_SECONDS)
         if done.returncode != 0:
             problems.append(done.stderr)
-    tap.result("every C example compiles by itself", "\n".join(problems))
+    tap.result("every C example compiles by itself", problems)
 
 
 def main():
     tap = Tap()
     programs = {path.stem for path in (SOURCE / "examples").glob("*.c")}
-    tap.result("every C example is run",
-               "\n".join(programs ^ (ALONE.keys() | WITH_PEERS)))
+    tap.result("every C example is run", programs ^ (ALONE.keys() | WITH_PEERS))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
     checks = [check_compile, check_alone, check_echo, check_udp_echo, check_query, check_forward,
@@ -531,8 +515,7 @@ def main():
             check(tap)
         except (OSError, RuntimeError, ValueError, subprocess.TimeoutExpired) as error:
             tap.result(check.__name__, f"{type(error).__name__}: {error}")
-    print(f"1..{tap.count}")
-    return tap.failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent)).resolve()
 BUILD = Path(os.environ.get("top_builddir", SOURCE)).resolve()
 
@@ -36,25 +38,12 @@ LIBC = re.compile(
 )
 SPDX = "SPDX-License-Identifier: MulanPSL-2.0"
 
-failures = 0
-count = 0
+tap = Tap()
 
 
 def report(text, problems):
-    """One TAP line, and what is wrong as comments."""
-    global failures, count
-    count += 1
-    problems = sorted(set(problems))
-    print(f"{'not ok' if problems else 'ok'} {count} - {text}")
-    for problem in problems:
-        print(f"#   {problem}")
-    failures += bool(problems)
-
-
-def skip(text, why):
-    global count
-    count += 1
-    print(f"ok {count} - {text} # SKIP {why}")
+    """A case; each problem once, in order."""
+    tap.result(text, sorted(set(problems)))
 
 
 def sources(folder, *patterns):
@@ -201,7 +190,7 @@ def check_installed():
 def compile_alone(headers, compiler, language, flags):
     text = f"installed headers compile alone with {compiler} {flags.split()[0]}"
     if shutil.which(compiler) is None:
-        skip(text, f"there is no {compiler}")
+        tap.skip(text, f"there is no {compiler}")
         return
     problems = []
     with tempfile.TemporaryDirectory() as folder:
@@ -276,8 +265,7 @@ def main():
     check_installed()
     check_licence()
     check_distribution()
-    print(f"1..{count}")
-    return 1 if failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 
@@ -118,23 +120,6 @@ class Page:
                                  ("\\-", "-"), ("\\&", ""), ("\\e", "\\")):
                 block = block.replace(troff, plain)
             yield block
-
-
-class Tap:
-    def __init__(self):
-        self.count = 0
-        self.failed = 0
-
-    def result(self, title, problems):
-        self.count += 1
-        self.failed += bool(problems)
-        print(f"{'not ok' if problems else 'ok'} {self.count} - {title}")
-        for problem in problems:
-            print(f"#   {problem}")
-
-    def skip(self, title, reason):
-        self.count += 1
-        print(f"ok {self.count} - {title} # SKIP {reason}")
 
 
 def is_declared(part, headers):
@@ -289,8 +274,7 @@ def main():
     check_facts(tap, pages)
     check_examples(tap, pages)
     check_format(tap, pages)
-    print(f"1..{tap.count}")
-    return tap.failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":

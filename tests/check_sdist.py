@@ -14,6 +14,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent)).resolve()
 PYTHON = os.environ.get("PYTHON") or sys.executable
 # What stands in python/ and is no part of the project that pip builds.
@@ -24,18 +26,7 @@ MADE = ("build/lib/kloop/old.py", "dist/kloop-0.0.tar.gz", "src/kloop/_kloop.cpy
 # What setuptools writes itself.
 WRITTEN = ("PKG-INFO", "setup.cfg", "src/kloop.egg-info/")
 
-failures = 0
-count = 0
-
-
-def report(text, problems):
-    global failures, count
-    count += 1
-    problems = list(problems)
-    print(f"{'not ok' if problems else 'ok'} {count} - {text}")
-    for problem in problems:
-        print(f"#   {problem}")
-    failures += bool(problems)
+tap = Tap()
 
 
 def sources():
@@ -64,8 +55,8 @@ def last_line(result):
 
 def check_contents(folder, none):
     result = backend(folder, "build_sdist", PKG_CONFIG_LIBDIR=none, PKG_CONFIG_PATH=none)
-    report("build_sdist works, without libkloop too",
-           [] if result.returncode == 0 else [last_line(result)])
+    tap.result("build_sdist works, without libkloop too",
+               [] if result.returncode == 0 else [last_line(result)])
     if result.returncode != 0:
         return
     with tarfile.open(folder.parent / result.stdout.strip().splitlines()[-1]) as archive:
@@ -73,18 +64,18 @@ def check_contents(folder, none):
         top = members[0].name.split("/")[0]
         inside = {m.name[len(top) + 1:] for m in members if not m.isdir()}
         information = archive.extractfile(f"{top}/PKG-INFO").read().decode()
-        report("it has files alone, no links",
-               [m.name for m in members if not (m.isfile() or m.isdir())])
+        tap.result("it has files alone, no links",
+                   [m.name for m in members if not (m.isfile() or m.isdir())])
     wanted = sources()
-    report("it has every source", sorted(wanted - inside) if len(wanted) > 100
-           else [f"only {len(wanted)} sources are known"])
-    report("it has nothing else", sorted(
+    tap.result("it has every source", sorted(wanted - inside) if len(wanted) > 100
+               else [f"only {len(wanted)} sources are known"])
+    tap.result("it has nothing else", sorted(
         name for name in inside - wanted if not name.startswith(WRITTEN)))
-    report("it tells name, description, licence and what Python it needs",
-           [field for field in ("Name: kloop", "Description-Content-Type: text/markdown",
-                                "License: MulanPSL-2.0", "License-File: LICENSE",
-                                "Requires-Python: >=3.10")
-            if field not in information.replace("License-Expression:", "License:")])
+    tap.result("it tells name, description, licence and what Python it needs",
+               [field for field in ("Name: kloop", "Description-Content-Type: text/markdown",
+                                    "License: MulanPSL-2.0", "License-File: LICENSE",
+                                    "Requires-Python: >=3.10")
+                if field not in information.replace("License-Expression:", "License:")])
 
 
 def check_missing(folder, none):
@@ -94,12 +85,12 @@ def check_missing(folder, none):
     for name, variables in cases:
         result = backend(folder, "build_wheel", **variables)
         text = result.stdout + result.stderr
-        report(f"{name} a wheel cannot be built, and the packages are named",
-               [f"{word!r} is not said" for word in (
-                   "libkloop-dev", "libkloop-devel", "pkg-config", "PKG_CONFIG_PATH")
-                if word not in text]
-               + (["Traceback"] if "SystemExit" in text or "Traceback" in text else [])
-               + ([] if result.returncode else ["it was built"]))
+        tap.result(f"{name} a wheel cannot be built, and the packages are named",
+                   [f"{word!r} is not said" for word in (
+                       "libkloop-dev", "libkloop-devel", "pkg-config", "PKG_CONFIG_PATH")
+                    if word not in text]
+                   + (["Traceback"] if "SystemExit" in text or "Traceback" in text else [])
+                   + ([] if result.returncode else ["it was built"]))
 
 
 def main():
@@ -114,8 +105,7 @@ def main():
         none = str(Path(scratch, "none"))
         check_contents(folder, none)
         check_missing(folder, none)
-    print(f"1..{count}")
-    return 1 if failures else 0
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 PROFILE = SOURCE / "docs/seccomp.json"
@@ -80,19 +82,6 @@ def under(*arguments, without=()):
                           timeout=TIMEOUT_SECONDS)
 
 
-class Tap:
-    def __init__(self):
-        self.count = 0
-        self.failed = 0
-
-    def result(self, title, problem):
-        self.count += 1
-        self.failed += bool(problem)
-        print(f"{'not ok' if problem else 'ok'} {self.count} - {title}")
-        for line in str(problem or "").splitlines():
-            print(f"#   {line}")
-
-
 def check_form(tap, profile):
     problems = []
     if profile["defaultAction"] != "SCMP_ACT_ERRNO" or profile["defaultErrnoRet"] != errno.EPERM:
@@ -104,7 +93,7 @@ def check_form(tap, profile):
     problems += [f"{name}: not for everyone" for name in
                  ("bpf", "mount", "keyctl", "userfaultfd", "kexec_load", "setns", "unshare",
                   "perf_event_open", "socket", "clone", "clone3") if name in plain]
-    tap.result("the profile's form", "\n".join(problems))
+    tap.result("the profile's form", problems)
 
 
 def check_filter(tap):
@@ -136,8 +125,7 @@ def main():
     tap = Tap()
     check_form(tap, json.loads(PROFILE.read_text()))
     check_filter(tap)
-    print(f"1..{tap.count}")
-    return tap.failed > 0
+    return tap.end()
 
 
 if __name__ == "__main__":

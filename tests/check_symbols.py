@@ -10,22 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 NM = os.environ.get("NM") or "nm"
 
-failures = 0
-count = 0
-
-
-def report(text, problems):
-    global failures, count
-    count += 1
-    problems = list(problems)
-    print(f"{'not ok' if problems else 'ok'} {count} - {text}")
-    for problem in problems:
-        print(f"#   {problem}")
-    failures += bool(problems)
+tap = Tap()
 
 
 def difference(a, in_a, b, in_b):
@@ -83,30 +74,29 @@ def main():
     nodes, order = of_map()
     library = BUILD / "lib/.libs/libkloop.so"
 
-    report("headers declare functions", [] if len(exported) > 50 else [f"only {len(exported)}"])
-    report("every declared function is marked KLOOP_EXPORT", sorted(declared - exported))
-    report("headers and libkloop.map agree",
-           difference(exported, "in a header", set(nodes), "in libkloop.map"))
-    report("each symbol stands in one node, sorted, without wildcards",
-           [f"{s} is in {', '.join(n)}" for s, n in nodes.items() if len(n) > 1 or "*" in s]
-           + [f"{node} is not sorted" for node, symbols in order if symbols != sorted(symbols)])
+    tap.result("headers declare functions", [] if len(exported) > 50 else [f"only {len(exported)}"])
+    tap.result("every declared function is marked KLOOP_EXPORT", sorted(declared - exported))
+    tap.result("headers and libkloop.map agree",
+               difference(exported, "in a header", set(nodes), "in libkloop.map"))
+    tap.result("each symbol stands in one node, sorted, without wildcards",
+               [f"{s} is in {', '.join(n)}" for s, n in nodes.items() if len(n) > 1 or "*" in s]
+               + [f"{node} is not sorted" for node, symbols in order if symbols != sorted(symbols)])
     if not library.is_file():
-        report("libkloop.so was built", [f"there is no {library}"])
+        tap.result("libkloop.so was built", [f"there is no {library}"])
     else:
         defined = of_library(library)
-        report("libkloop.map and libkloop.so agree",
-               difference(set(nodes), "in libkloop.map", set(defined), "in libkloop.so"))
-        report("libkloop.so has the versions of the map",
-               [f"{s}: {defined[s] or 'none'}, not {n[0]}" for s, n in sorted(nodes.items())
-                if s in defined and defined[s] != n[0]])
+        tap.result("libkloop.map and libkloop.so agree",
+                   difference(set(nodes), "in libkloop.map", set(defined), "in libkloop.so"))
+        tap.result("libkloop.so has the versions of the map",
+                   [f"{s}: {defined[s] or 'none'}, not {n[0]}" for s, n in sorted(nodes.items())
+                    if s in defined and defined[s] != n[0]])
     debian = SOURCE / "debian/libkloop0.symbols"
     if debian.is_file():
         listed = of_debian(debian)
-        report("libkloop.map and the Debian symbols agree",
-               difference({(s, n[0]) for s, n in nodes.items()}, "in libkloop.map",
-                          set(listed.items()), f"in {debian.name}"))
-    print(f"1..{count}")
-    return 1 if failures else 0
+        tap.result("libkloop.map and the Debian symbols agree",
+                   difference({(s, n[0]) for s, n in nodes.items()}, "in libkloop.map",
+                              set(listed.items()), f"in {debian.name}"))
+    return tap.end()
 
 
 if __name__ == "__main__":

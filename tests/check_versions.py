@@ -10,21 +10,12 @@ import re
 import sys
 from pathlib import Path
 
+from tap import Tap
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 
-failures = 0
-count = 0
-
-
-def report(text, problems):
-    global failures, count
-    count += 1
-    problems = list(problems)
-    print(f"{'not ok' if problems else 'ok'} {count} - {text}")
-    for problem in problems:
-        print(f"#   {problem}")
-    failures += bool(problems)
+tap = Tap()
 
 
 def found(path, pattern):
@@ -35,8 +26,8 @@ def found(path, pattern):
 
 def same(text, wanted, *places):
     """Each place is a file and a pattern."""
-    report(text, [f"{path.name}: {found(path, pattern)}, not {wanted}"
-                  for path, pattern in places if found(path, pattern) != wanted])
+    tap.result(text, [f"{path.name}: {found(path, pattern)}, not {wanted}"
+                      for path, pattern in places if found(path, pattern) != wanted])
 
 
 def numbers(version):
@@ -45,27 +36,27 @@ def numbers(version):
 
 def main():
     version = found(SOURCE / "configure.ac", r"^AC_INIT\(\[kloop\], \[(\d+\.\d+\.\d+)\]\)$")
-    report("configure.ac has a version of three numbers", [] if version else ["it has none"])
+    tap.result("configure.ac has a version of three numbers", [] if version else ["it has none"])
     if not version:
-        print(f"1..{count}")
-        return 1
+        return tap.end()
 
     same("NEWS begins with this version", version,
          (SOURCE / "NEWS", r"\A[^\n]*\n\n(\S+), (?:not released|\d{4}-\d\d-\d\d)$"))
     same("the Python package has it", version,
          (SOURCE / "python/src/kloop/__init__.py", r'^__version__ = "(.*)"$'))
     needed = found(SOURCE / "python/setup.py", r'^MINIMUM = "(.*)"$')
-    report("the Python package asks for no newer library",
-           [] if needed and numbers(needed) <= numbers(version) else [f"setup.py: {needed}"])
-    report("no node of libkloop.map is newer",
-           [node for node in re.findall(r"^KLOOP_([\d.]+) *\{",
-                                        (SOURCE / "lib/libkloop.map").read_text(), flags=re.M)
-            if numbers(node) > numbers(version)])
+    tap.result("the Python package asks for no newer library",
+               [] if needed and numbers(needed) <= numbers(version) else [f"setup.py: {needed}"])
+    tap.result("no node of libkloop.map is newer",
+               [node for node in re.findall(r"^KLOOP_([\d.]+) *\{",
+                                            (SOURCE / "lib/libkloop.map").read_text(), flags=re.M)
+                if numbers(node) > numbers(version)])
 
     pages = sorted((SOURCE / "man").glob("man*/*.in"))
-    report("man pages take it from configure.ac",
-           ([] if len(pages) > 10 else [f"only {len(pages)} pages"])
-           + [page.name for page in pages if not found(page, r'^\.TH .*("libkloop @VERSION@")')])
+    tap.result("man pages take it from configure.ac",
+               ([] if len(pages) > 10 else [f"only {len(pages)} pages"])
+               + [page.name for page in pages
+                  if not found(page, r'^\.TH .*("libkloop @VERSION@")')])
     built = BUILD / "man/man3/kloop_loop.3"
     if built.is_file():
         same("a man page that was built has it", version, (built, r"libkloop (\d+\.\d+\.\d+)"))
@@ -80,19 +71,18 @@ def main():
     if debian.is_dir():
         same("debian/changelog has it", version,
              (debian / "changelog", r"\Akloop \((\d+\.\d+\.\d+)-\S+\) "))
-        report("no Debian symbol is newer",
-               [line for line in (debian / "libkloop0.symbols").read_text().splitlines()
-                if re.search(r"@KLOOP_[\d.]+ [\d.]+$", line)
-                and numbers(line.split()[-1]) > numbers(version)])
+        tap.result("no Debian symbol is newer",
+                   [line for line in (debian / "libkloop0.symbols").read_text().splitlines()
+                    if re.search(r"@KLOOP_[\d.]+ [\d.]+$", line)
+                    and numbers(line.split()[-1]) > numbers(version)])
     spec = SOURCE / "rpm/kloop.spec"
     if spec.is_file():
         same("kloop.spec and the newest entry of its changelog have it", version,
              (spec, r"^Version: +(.*)$"), (spec, r"^%changelog\n\* .* - (\d+\.\d+\.\d+)-\d+$"))
-    report("python/ has the licence as it is",
-           [] if (SOURCE / "python/LICENSE").read_bytes() == (SOURCE / "LICENSE").read_bytes()
-           else ["python/LICENSE is not LICENSE"])
-    print(f"1..{count}")
-    return 1 if failures else 0
+    tap.result("python/ has the licence as it is",
+               [] if (SOURCE / "python/LICENSE").read_bytes() == (SOURCE / "LICENSE").read_bytes()
+               else ["python/LICENSE is not LICENSE"])
+    return tap.end()
 
 
 if __name__ == "__main__":

@@ -22,12 +22,6 @@ static struct {
 	bool ending;
 } w;
 
-static bool took(int r)
-{
-	KT_HOLDS(r == 0 || (r < 0 && kt_sweep_happened()));
-	return r == 0;
-}
-
 /* A datagram's bytes say its number, and how long it is. */
 static size_t fill(unsigned char *data, int number)
 {
@@ -50,11 +44,11 @@ static void on_datagram(struct kloop_datagram *datagram, const void *data, size_
 	}
 	end->received++;
 	if (end->echoes)
-		end->queued += took(kloop_datagram_send(datagram, data, bytes,
-							from->length > 0 ? from : NULL));
+		end->queued += kt_took(kloop_datagram_send(datagram, data, bytes,
+							   from->length > 0 ? from : NULL));
 	if (end->received % 20 == 0) {
 		KT_HOLDS(kloop_datagram_stop_read(datagram) == 0);
-		(void)!took(kloop_datagram_start_read(datagram));
+		(void)!kt_took(kloop_datagram_start_read(datagram));
 	}
 }
 
@@ -69,7 +63,7 @@ static void on_error(struct kloop_datagram *datagram, int error, const struct kl
 	end->errors++;
 	/* Some errors end receiving until it is asked for again. */
 	if (!end->over)
-		(void)!took(kloop_datagram_start_read(datagram));
+		(void)!kt_took(kloop_datagram_start_read(datagram));
 }
 
 static void on_close(struct kloop_datagram *datagram, void *user)
@@ -116,9 +110,9 @@ static bool all_closed(void *data)
 
 static void open_end(struct end *end, int fd, unsigned flags)
 {
-	if (!took(kloop_datagram_new(w.loop, fd, flags, &handlers, end, &end->datagram)))
+	if (!kt_took(kloop_datagram_new(w.loop, fd, flags, &handlers, end, &end->datagram)))
 		KT_PLAIN(close(fd));
-	else if (!took(kloop_datagram_start_read(end->datagram)))
+	else if (!kt_took(kloop_datagram_start_read(end->datagram)))
 		w.ending = true;
 }
 
@@ -130,14 +124,14 @@ static bool open_udp(unsigned flags)
 
 	KT_PLAIN(r = kloop_address_parse("127.0.0.1", 0, &address));
 	KT_HOLDS(r == 0);
-	if (!took(kloop_datagram_open(w.loop, &address, NULL, flags, &handlers, &w.server,
-				      &w.server.datagram)) ||
-	    !took(kloop_datagram_get_address(w.server.datagram, &address)) ||
-	    !took(kloop_datagram_open(w.loop, NULL, &address, flags, &handlers, &w.client,
-				      &w.client.datagram)))
+	if (!kt_took(kloop_datagram_open(w.loop, &address, NULL, flags, &handlers, &w.server,
+					 &w.server.datagram)) ||
+	    !kt_took(kloop_datagram_get_address(w.server.datagram, &address)) ||
+	    !kt_took(kloop_datagram_open(w.loop, NULL, &address, flags, &handlers, &w.client,
+					 &w.client.datagram)))
 		return false;
-	return took(kloop_datagram_start_read(w.server.datagram)) &&
-	       took(kloop_datagram_start_read(w.client.datagram));
+	return kt_took(kloop_datagram_start_read(w.server.datagram)) &&
+	       kt_took(kloop_datagram_start_read(w.client.datagram));
 }
 
 static bool open_unix(void)
@@ -163,8 +157,8 @@ static void send_all(void)
 		if (tried == 1)
 			w.client.queued++;
 		else
-			w.client.queued += took(kloop_datagram_send(w.client.datagram, data, bytes,
-								    NULL));
+			w.client.queued += kt_took(
+				kloop_datagram_send(w.client.datagram, data, bytes, NULL));
 	}
 }
 

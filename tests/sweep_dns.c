@@ -42,12 +42,6 @@ static struct {
 
 static struct kt_files files;
 
-static bool took(int r)
-{
-	KT_HOLDS(r == 0 || (r < 0 && kt_sweep_happened()));
-	return r == 0;
-}
-
 static void note(struct kloop_lookup *lookup, int result)
 {
 	struct asked *asked = (struct asked *)lookup;
@@ -105,8 +99,8 @@ static struct asked *look_up(const char *name)
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
 	struct asked *asked = next();
 
-	asked->accepted = took(kloop_resolver_getaddrinfo(w.resolver, &asked->lookup, name, "80",
-							  &hints, found));
+	asked->accepted = kt_took(kloop_resolver_getaddrinfo(w.resolver, &asked->lookup, name, "80",
+							     &hints, found));
 	return asked;
 }
 
@@ -121,15 +115,15 @@ static void ask_all(void)
 	look_up("www.test"); /* out of the cache */
 	look_up("nobody.test")->fails = true;
 	asked = next();
-	asked->accepted = took(kloop_resolver_query(w.resolver, &asked->lookup, "txt.test", 16, 0,
-						    answered));
+	asked->accepted = kt_took(kloop_resolver_query(w.resolver, &asked->lookup, "txt.test", 16,
+						       0, answered));
 	kt_sweep_until(w.loop, all_done, NULL);
-	(void)took(kloop_resolver_reload(w.resolver));
+	(void)kt_took(kloop_resolver_reload(w.resolver));
 	address.sin_addr.s_addr = htonl(0xc0000209); /* of the file */
 	asked = next();
-	asked->accepted = took(kloop_resolver_getnameinfo(w.resolver, &asked->lookup,
-							  (struct sockaddr *)&address,
-							  sizeof(address), NI_NUMERICSERV, named));
+	asked->accepted = kt_took(kloop_resolver_getnameinfo(w.resolver, &asked->lookup,
+							     (struct sockaddr *)&address,
+							     sizeof(address), NI_NUMERICSERV, named));
 	asked = look_up("other.test");
 	asked->fails = asked->cancelled = true;
 	if (asked->accepted) {
@@ -162,11 +156,11 @@ static bool set_options(struct kloop_resolver_options *options)
 	uint64_t timeout_ns = kt_sweep_has_fault() ? 25 * KT_MS : 20000 * KT_MS;
 
 	for (unsigned i = 0; i <= KLOOP_DNS_FILE_HOST_CONF; i++)
-		if (!took(kloop_resolver_options_set_file(options, i, kt_files_path(&files, i))))
+		if (!kt_took(kloop_resolver_options_set_file(options, i, kt_files_path(&files, i))))
 			return false;
 	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_ENVIRONMENT);
-	return took(kloop_resolver_options_set_timeout(options, timeout_ns, 2)) &&
-	       took(add_server(options));
+	return kt_took(kloop_resolver_options_set_timeout(options, timeout_ns, 2)) &&
+	       kt_took(add_server(options));
 }
 
 static void make_resolver(void)
@@ -175,10 +169,10 @@ static void make_resolver(void)
 	struct kloop_tls_context *context = NULL;
 
 	KT_PLAIN(context = kt_tls_client(KT_CERT_CA));
-	if (took(kloop_resolver_options_new(&options))) {
+	if (kt_took(kloop_resolver_options_new(&options))) {
 		kloop_resolver_options_set_tls_context(options, context);
 		if (set_options(options))
-			(void)took(kloop_resolver_new(w.loop, options, &w.resolver));
+			(void)kt_took(kloop_resolver_new(w.loop, options, &w.resolver));
 	}
 	kloop_resolver_options_free(options);
 	kloop_tls_context_unref(context);

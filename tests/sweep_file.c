@@ -18,12 +18,6 @@
 static unsigned char *pattern;
 static char folder[] = "/tmp/kloop-sweep-XXXXXX";
 
-static bool took(int r)
-{
-	KT_HOLDS(r == 0 || (r < 0 && kt_sweep_happened()));
-	return r == 0;
-}
-
 /* ---- operations ------------------------------------------------------- */
 
 static struct {
@@ -40,7 +34,7 @@ static bool op_done(void *data)
 /* Wait for the operation just submitted, whose submission said r. Returns: its result. */
 static int32_t wait_op(int r)
 {
-	if (!took(r))
+	if (!kt_took(r))
 		return r;
 	kt_sweep_until(f.loop, op_done, NULL);
 	KT_HOLDS(f.op.last == 1);
@@ -148,16 +142,16 @@ static bool all_moved(void *data)
 
 static void begin_transfers(void)
 {
-	t.read.accepted = took(kloop_transfer_read(t.loop, &t.read.transfer, t.read.fd, t.to,
-						   sizeof(t.to), sizeof(t.to), 0));
-	t.out.accepted = took(kloop_transfer_write(t.loop, &t.out.transfer, t.out.fd, pattern,
-						   TRANSFER_BYTES, UINT64_MAX));
+	t.read.accepted = kt_took(kloop_transfer_read(t.loop, &t.read.transfer, t.read.fd, t.to,
+						      sizeof(t.to), sizeof(t.to), 0));
+	t.out.accepted = kt_took(kloop_transfer_write(t.loop, &t.out.transfer, t.out.fd, pattern,
+						      TRANSFER_BYTES, UINT64_MAX));
 	if (t.out.accepted)
-		t.back.accepted = took(kloop_transfer_read(t.loop, &t.back.transfer, t.back.fd,
-							   t.from_pipe, TRANSFER_BYTES,
-							   TRANSFER_BYTES, UINT64_MAX));
-	t.waits.accepted = took(kloop_transfer_read(t.loop, &t.waits.transfer, t.waits.fd, t.to, 1, 1,
-						    UINT64_MAX));
+		t.back.accepted = kt_took(kloop_transfer_read(t.loop, &t.back.transfer, t.back.fd,
+							      t.from_pipe, TRANSFER_BYTES,
+							      TRANSFER_BYTES, UINT64_MAX));
+	t.waits.accepted = kt_took(kloop_transfer_read(t.loop, &t.waits.transfer, t.waits.fd, t.to, 1,
+						       1, UINT64_MAX));
 	kt_sweep_turns(t.loop, 2);
 	for (int i = 0; i < 1000 && t.waits.accepted && !t.waits.completed; i++)
 		if (kloop_transfer_cancel(&t.waits.transfer) == -ENOMEM)
@@ -204,8 +198,8 @@ static void transfers(int mode)
 	t.back.fd = fds[0];
 	t.out.fd = fds[1];
 	t.waits.fd = silent[0];
-	t.write.accepted = took(kloop_transfer_write(t.loop, &t.write.transfer, fd, pattern,
-						     TRANSFER_BYTES, UINT64_MAX));
+	t.write.accepted = kt_took(kloop_transfer_write(t.loop, &t.write.transfer, fd, pattern,
+							TRANSFER_BYTES, UINT64_MAX));
 	kt_sweep_until(t.loop, written, NULL);
 	begin_transfers();
 	kt_sweep_until(t.loop, all_moved, NULL);
@@ -297,8 +291,8 @@ static bool both_closed(void *data)
 static void send_twice(int fd, unsigned flags)
 {
 	for (int i = 0; i < 2; i++)
-		s.expected += took(kloop_stream_send_file(s.out, fd, 0, KLOOP_FILE_END, flags, file_sent,
-							  &s));
+		s.expected += kt_took(kloop_stream_send_file(s.out, fd, 0, KLOOP_FILE_END, flags,
+							     file_sent, &s));
 	if (s.expected < 2)
 		s.failed = true;
 	kloop_stream_close(s.out);
@@ -316,11 +310,11 @@ static void send_files(int mode, unsigned flags)
 	fd = kt_file_make(FILE_BYTES);
 	kt_tcp_pair(fds);
 	kt_sweep_resume();
-	if (!took(kloop_stream_new(s.loop, fds[0], 0, &handlers, NULL, &s.out)))
+	if (!kt_took(kloop_stream_new(s.loop, fds[0], 0, &handlers, NULL, &s.out)))
 		KT_PLAIN(close(fds[0]));
-	if (!took(kloop_stream_new(s.loop, fds[1], 0, &handlers, NULL, &s.in)))
+	if (!kt_took(kloop_stream_new(s.loop, fds[1], 0, &handlers, NULL, &s.in)))
 		KT_PLAIN(close(fds[1]));
-	else if (!took(kloop_stream_start_read(s.in)))
+	else if (!kt_took(kloop_stream_start_read(s.in)))
 		kloop_stream_abort(s.in);
 	if (s.out)
 		send_twice(fd, flags);

@@ -66,12 +66,6 @@ static void on_receive(struct kt_op *op)
 }
 
 /* Was it accepted? If not, the fault must be the reason. */
-static bool took(int r)
-{
-	KT_HOLDS(r == 0 || (r < 0 && kt_sweep_happened()));
-	return r == 0;
-}
-
 static void submit(void)
 {
 	bool *accepted = w.accepted;
@@ -79,39 +73,41 @@ static void submit(void)
 	for (int i = 0; i < OPS; i++) {
 		kt_op_init(&w.nops[i]);
 		kt_op_init(&w.polls[i]);
-		*accepted++ = took(KT_SUBMIT(kloop_op_nop(w.loop, &w.nops[i].op)));
-		*accepted++ = took(KT_SUBMIT(kloop_op_poll(w.loop, &w.polls[i].op, w.fds[0], POLLIN)));
+		*accepted++ = kt_took(KT_SUBMIT(kloop_op_nop(w.loop, &w.nops[i].op)));
+		*accepted++ = kt_took(
+			KT_SUBMIT(kloop_op_poll(w.loop, &w.polls[i].op, w.fds[0], POLLIN)));
 	}
 	kt_op_init(&w.read);
 	kt_op_init(&w.write);
 	kt_op_init(&w.never);
-	*accepted++ = took(KT_SUBMIT(kloop_op_write(w.loop, &w.write.op, w.fds[1], "xyz", 3, UINT64_MAX)));
-	*accepted++ = took(KT_SUBMIT(kloop_op_read(w.loop, &w.read.op, w.fds[0], w.in, sizeof(w.in),
-						   UINT64_MAX)));
+	*accepted++ = kt_took(
+		KT_SUBMIT(kloop_op_write(w.loop, &w.write.op, w.fds[1], "xyz", 3, UINT64_MAX)));
+	*accepted++ = kt_took(KT_SUBMIT(
+		kloop_op_read(w.loop, &w.read.op, w.fds[0], w.in, sizeof(w.in), UINT64_MAX)));
 	/* It has to be cancelled: nobody writes there. */
-	*accepted++ = took(KT_SUBMIT(kloop_op_poll(w.loop, &w.never.op, w.sockets[1], POLLIN)));
+	*accepted++ = kt_took(KT_SUBMIT(kloop_op_poll(w.loop, &w.never.op, w.sockets[1], POLLIN)));
 	for (int i = 0; i < TIMERS; i++) {
 		kt_timer_init(&w.timers[i]);
-		w.started[i] = took(kloop_timer_start(w.loop, &w.timers[i].timer,
-						      kloop_now() + (uint64_t)i * 10000));
+		w.started[i] = kt_took(kloop_timer_start(w.loop, &w.timers[i].timer,
+							 kloop_now() + (uint64_t)i * 10000));
 	}
 }
 
 static void watch(void)
 {
 	w.call.call = on_call;
-	took(kloop_loop_post(w.loop, &w.call));
+	kt_took(kloop_loop_post(w.loop, &w.call));
 	kt_op_init(&w.receive);
 	w.receive.then = on_receive;
 	if (kloop_loop_get_features(w.loop) & KLOOP_FEATURE_RECV_MULTISHOT &&
-	    took(kloop_pool_new(w.loop, 4, 256, &w.pool)))
+	    kt_took(kloop_pool_new(w.loop, 4, 256, &w.pool)))
 		w.accepted[2 * OPS + 3] =
-			took(KT_SUBMIT(kloop_op_recv_multishot(w.loop, &w.receive.op, w.sockets[0],
-							       w.pool)));
-	if (took(kloop_signal_new(w.loop, SIGUSR1, on_signal, NULL, &w.signal)))
+			kt_took(KT_SUBMIT(kloop_op_recv_multishot(w.loop, &w.receive.op,
+								  w.sockets[0], w.pool)));
+	if (kt_took(kloop_signal_new(w.loop, SIGUSR1, on_signal, NULL, &w.signal)))
 		KT_PLAIN(raise(SIGUSR1));
 	w.child_made = kt_has_pidfd() &&
-		       took(kloop_child_new(w.loop, w.pid, on_child, NULL, &w.child));
+		       kt_took(kloop_child_new(w.loop, w.pid, on_child, NULL, &w.child));
 }
 
 /* All of what was accepted but for what cannot end by itself. */
@@ -216,7 +212,7 @@ static void info(int mode)
 	int r = kloop_info_new(&info);
 
 	(void)mode;
-	if (took(r)) {
+	if (kt_took(r)) {
 		KT_HOLDS(kloop_info_get_count(info) > 5);
 		KT_HOLDS(kloop_info_get_usable(info) == 0 || kt_sweep_happened());
 	}

@@ -3,9 +3,7 @@
  * Faults in a conversation: a listener, a stream that connects, and one for what
  * was accepted, which sends back whatever comes; pipes likewise.
  */
-#include "sweep.h"
-
-#include <kloop.h>
+#include "sweep-talk.h"
 
 #include "streams.h"
 
@@ -23,72 +21,39 @@
 
 static unsigned char pattern[TOTAL];
 
-/* One end, and what it was told. */
-struct end {
-	struct kloop_stream *stream;
-	int connected, eofs, errors, closed;
-	size_t received, queued;
-	bool connects, echoes, over, reading;
-};
-
 static struct {
 	struct kloop_loop *loop;
 	struct kloop_listener *listener;
-	struct kloop_timer patience;
-	struct end client, server;
 	int listener_closed, accepted, lent, released;
 	int fd;
-	bool ending; /* the loop is freed */
 } w;
 
-static bool took(int r)
-{
-	/* What arrives while the loop is freed is still delivered; then no call succeeds. */
-	KT_HOLDS(r == 0 || (r < 0 && (kt_sweep_happened() || w.ending)));
-	return r == 0;
-}
+static struct kt_end *const client = &kt_talk.client, *const server = &kt_talk.server;
 
 /* ---- streams ---------------------------------------------------------- */
 
-/* Nothing more is expected of it. */
-static void finish(struct end *end)
-{
-	end->over = true;
-	if (end->stream)
-		kloop_stream_close(end->stream);
-}
-
-static void give_up(struct end *end)
-{
-	KT_HOLDS(kt_sweep_happened() || w.ending);
-	end->over = true;
-	if (end->stream)
-		kloop_stream_abort(end->stream);
-}
-
-static void put(struct end *end, const void *data, size_t bytes)
+static void put(struct kt_end *end, const void *data, size_t bytes)
 {
 	ptrdiff_t tried = bytes > 100000 ? kloop_stream_try_write(end->stream, data, bytes) : 0;
 	size_t done = tried > 0 ? (size_t)tried : 0;
 
-	end->queued += bytes;
-	if (tried < 0 || !took(kloop_stream_write(end->stream, (const char *)data + done,
-						  bytes - done, NULL, NULL)))
-		give_up(end);
+	if (tried < 0 || !kt_took(kloop_stream_write(end->stream, (const char *)data + done,
+						     bytes - done, NULL, NULL)))
+		kt_end_give_up(end);
 }
 
 static void on_connect(struct kloop_stream *stream, int result, void *user)
 {
-	struct end *end = user;
+	struct kt_end *end = user;
 
 	KT_HOLDS(end->stream == stream && end->connects && end->connected++ == 0);
 	if (result < 0)
-		give_up(end);
+		kt_end_give_up(end);
 }
 
 static void on_data(struct kloop_stream *stream, void *data, size_t bytes, void *user)
 {
-	struct end *end = user;
+	struct kt_end *end = user;
 
 	KT_HOLDS(end->stream == stream && !end->eofs && !end->errors && !end->closed);
 	KT_HOLDS(end->reading && !end->over);
@@ -99,78 +64,60 @@ static void on_data(struct kloop_stream *stream, void *data, size_t bytes, void 
 		put(end, data, bytes);
 	/* A pause now and then. */
 	if (end->stream && !end->over && end->received % 7 == 0) {
-		KT_HOLDS(kloop_stream_stop_read(stream) == 0 || w.ending);
-		if (!took(kloop_stream_start_read(stream)))
-			give_up(end);
+		KT_HOLDS(kloop_stream_stop_read(stream) == 0 || kt_sweep_ending);
+		if (!kt_took(kloop_stream_start_read(stream)))
+			kt_end_give_up(end);
 	}
-}
-
-static void on_eof(struct kloop_stream *stream, void *user)
-{
-	struct end *end = user;
-
-	KT_HOLDS(end->stream == stream && !end->errors && end->eofs++ == 0);
-	finish(end);
 }
 
 static void on_error(struct kloop_stream *stream, int error, void *user)
 {
-	struct end *end = user;
-
-	KT_HOLDS(end->stream == stream && error < 0 && end->errors++ == 0);
-	KT_HOLDS(!kt_sweep_must_succeed() || (w.ending && error == -ECANCELED));
-	give_up(end);
-}
-
-static void on_close(struct kloop_stream *stream, void *user)
-{
-	struct end *end = user;
-
-	KT_HOLDS(end->stream == stream && end->closed++ == 0);
-	end->stream = NULL;
+	/* Of the end of its loop a stream is told so. */
+	KT_HOLDS(!kt_sweep_must_succeed() || error == -ECANCELED);
+	kt_end_on_error(stream, error, user);
 }
 
 static const struct kloop_stream_handlers handlers = {
 	.size = sizeof(handlers),
 	.on_connect = on_connect,
 	.on_data = on_data,
-	.on_eof = on_eof,
+	.on_eof = kt_end_on_eof,
 	.on_error = on_error,
-	.on_close = on_close,
+	.on_close = kt_end_on_close,
 };
 
 static void release(void *owner, int status, void *user)
 {
 	int *count = owner;
 
-	KT_HOLDS(user == &w.client && (status == 0 || kt_sweep_happened() || w.ending));
-	KT_HOLDS(!w.client.closed);
+	KT_HOLDS(user == client && (status == 0 || kt_sweep_happened() || kt_sweep_ending));
+	KT_HOLDS(!client->closed);
 	(*count)++;
 }
 
 /* Copied, lent, and large; then no more. */
-static void send_all(struct end *end)
+static void send_all(struct kt_end *end)
 {
 	size_t position = SMALL;
 
 	put(end, pattern, SMALL);
 	for (int i = 0; i < LENT && !end->over; i++) {
-		if (took(kloop_stream_write(end->stream, pattern + position, LENT_BYTES, release,
-					    &w.released)))
+		if (kt_took(kloop_stream_write(end->stream, pattern + position, LENT_BYTES, release,
+					       &w.released)))
 			w.lent++;
 		else
-			give_up(end);
+			kt_end_give_up(end);
 		position += LENT_BYTES;
 	}
 	if (!end->over)
 		put(end, pattern + position, LARGE);
 }
 
-static void start(struct end *end)
+static void start(struct kt_end *end)
 {
 	end->reading = true;
-	if (!took(kloop_stream_start_read(end->stream)))
-		give_up(end);
+	if (!kt_took(kloop_stream_start_read(end->stream)))
+		kt_end_give_up(end);
 }
 
 /* ---- the listener ----------------------------------------------------- */
@@ -182,12 +129,12 @@ static void on_accept(struct kloop_listener *listener, int fd, void *user)
 	w.accepted++;
 	/* A second one is a connect that was made once more. */
 	if (w.accepted > 1 ||
-	    !took(kloop_stream_new(w.loop, fd, 0, &handlers, &w.server, &w.server.stream))) {
+	    !kt_took(kloop_stream_new(w.loop, fd, 0, &handlers, server, &server->stream))) {
 		KT_PLAIN(close(fd));
 		return;
 	}
-	w.server.echoes = true;
-	start(&w.server);
+	server->echoes = true;
+	start(server);
 }
 
 static void on_listener_error(struct kloop_listener *listener, int error, void *user)
@@ -195,8 +142,8 @@ static void on_listener_error(struct kloop_listener *listener, int error, void *
 	(void)user;
 	KT_HOLDS(listener == w.listener && error < 0);
 	KT_HOLDS(!kt_sweep_must_succeed());
-	if (w.client.stream && error != -EMFILE && error != -ENOBUFS && error != -ENOMEM)
-		give_up(&w.client);
+	if (client->stream && error != -EMFILE && error != -ENOBUFS && error != -ENOMEM)
+		kt_end_give_up(client);
 }
 
 static void on_listener_close(struct kloop_listener *listener, void *user)
@@ -215,65 +162,28 @@ static const struct kloop_listener_handlers listener_handlers = {
 
 /* ---- scenarios -------------------------------------------------------- */
 
-/* The listener tries again after a tenth of a second. */
-static void start_patience(struct kloop_timer *timer)
-{
-	KT_PLAIN(ck_assert_int_eq(kloop_timer_start(w.loop, timer, kloop_now() + 400 * KT_MS), 0));
-}
-
-/*
- * A fault can make the other side wait for what will not come (a connection
- * that nobody accepts any more): then the end is made here, by aborts.
- */
-static void out_of_patience(struct kloop_timer *timer)
-{
-	/* Without a fault it ends by itself. */
-	if (!kt_sweep_happened() || kt_sweep_must_succeed()) {
-		start_patience(timer);
-		return;
-	}
-	if (w.client.stream)
-		give_up(&w.client);
-	if (w.server.stream)
-		give_up(&w.server);
-}
-
-static bool streams_closed(void *data)
-{
-	(void)data;
-	return !w.client.stream && !w.server.stream;
-}
-
 static bool listener_closed(void *data)
 {
 	(void)data;
 	return !w.listener;
 }
 
-static void make_patience(void)
-{
-	kloop_timer_init(&w.patience, out_of_patience);
-	start_patience(&w.patience);
-}
-
 /* What holds in the end, whatever happened. */
 static void check_end(void)
 {
 	KT_HOLDS(w.released == w.lent);
-	KT_HOLDS(w.client.closed <= 1 && w.server.closed <= 1);
-	KT_HOLDS(w.client.received <= w.server.received);
+	KT_HOLDS(client->closed <= 1 && server->closed <= 1);
+	KT_HOLDS(client->received <= server->received);
 	if (kt_sweep_must_succeed())
-		KT_HOLDS(w.server.received == TOTAL && w.client.received == TOTAL);
+		KT_HOLDS(server->received == TOTAL && client->received == TOTAL);
 	else if (!kt_sweep_happened())
-		KT_HOLDS(w.client.received == TOTAL);
+		KT_HOLDS(client->received == TOTAL);
 }
 
 static void open_world(int mode)
 {
 	memset(&w, 0, sizeof(w));
-	w.loop = kt_sweep_loop(mode);
-	if (w.loop)
-		make_patience();
+	w.loop = kt_talk_open(mode);
 }
 
 static void converse(void)
@@ -283,19 +193,20 @@ static void converse(void)
 
 	KT_PLAIN(r = kloop_address_parse("127.0.0.1", 0, &address));
 	KT_HOLDS(r == 0);
-	if (!took(kloop_listener_open(w.loop, &address, 8, 0, &listener_handlers, NULL, &w.listener)))
+	if (!kt_took(kloop_listener_open(w.loop, &address, 8, 0, &listener_handlers, NULL,
+					 &w.listener)))
 		return;
-	if (!took(kloop_listener_get_address(w.listener, &address)))
+	if (!kt_took(kloop_listener_get_address(w.listener, &address)))
 		goto close;
-	w.client.connects = true;
-	if (!took(kloop_stream_connect(w.loop, &address, &handlers, &w.client, &w.client.stream)))
+	client->connects = true;
+	if (!kt_took(kloop_stream_connect(w.loop, &address, &handlers, client, &client->stream)))
 		goto close;
-	start(&w.client);
-	if (!w.client.over)
-		send_all(&w.client);
-	if (!w.client.over && !took(kloop_stream_shutdown(w.client.stream)))
-		give_up(&w.client);
-	kt_sweep_until(w.loop, streams_closed, NULL);
+	start(client);
+	if (!client->over)
+		send_all(client);
+	if (!client->over && !kt_took(kloop_stream_shutdown(client->stream)))
+		kt_end_give_up(client);
+	kt_sweep_until(w.loop, kt_talk_closed, NULL);
 close:
 	kloop_listener_close(w.listener);
 	kt_sweep_until(w.loop, listener_closed, NULL);
@@ -307,7 +218,7 @@ static void connection(int mode)
 	if (!w.loop)
 		return;
 	converse();
-	kloop_timer_stop(&w.patience);
+	kloop_timer_stop(&kt_talk.patience);
 	KT_HOLDS(kloop_loop_free(w.loop) == 0);
 	check_end();
 }
@@ -321,28 +232,28 @@ static void cut_off(int mode)
 	if (!w.loop)
 		return;
 	KT_PLAIN(kt_socketpair(fds));
-	if (took(kloop_stream_new(w.loop, fds[0], 0, &handlers, &w.client, &w.client.stream)))
-		start(&w.client);
+	if (kt_took(kloop_stream_new(w.loop, fds[0], 0, &handlers, client, &client->stream)))
+		start(client);
 	else
 		KT_PLAIN(close(fds[0]));
-	if (took(kloop_stream_new(w.loop, fds[1], 0, &handlers, &w.server, &w.server.stream))) {
-		w.server.echoes = true;
-		start(&w.server);
+	if (kt_took(kloop_stream_new(w.loop, fds[1], 0, &handlers, server, &server->stream))) {
+		server->echoes = true;
+		start(server);
 	} else {
 		KT_PLAIN(close(fds[1]));
 	}
-	if (w.client.stream && !w.client.over)
-		send_all(&w.client);
+	if (client->stream && !client->over)
+		send_all(client);
 	kt_sweep_turns(w.loop, 3);
-	kloop_timer_stop(&w.patience);
-	w.ending = true;
+	kloop_timer_stop(&kt_talk.patience);
+	kt_sweep_ending = true;
 	KT_HOLDS(kloop_loop_free(w.loop) == 0);
-	KT_HOLDS(w.released == w.lent && !w.client.stream && !w.server.stream);
+	KT_HOLDS(w.released == w.lent && !client->stream && !server->stream);
 }
 
 /* ---- pipes ------------------------------------------------------------ */
 
-static void end_pipe(struct end *end, int fd)
+static void end_pipe(struct kt_end *end, int fd)
 {
 	if (!end->stream)
 		KT_PLAIN(close(fd));
@@ -357,22 +268,22 @@ static void pipe_ends(int mode)
 	if (!w.loop)
 		return;
 	KT_PLAIN(kt_pipe(fds));
-	if (took(kloop_stream_new(w.loop, fds[0], KLOOP_STREAM_PIPE, &handlers, &w.server,
-				  &w.server.stream)))
-		start(&w.server);
-	end_pipe(&w.server, fds[0]);
-	if (took(kloop_stream_new(w.loop, fds[1], KLOOP_STREAM_PIPE, &handlers, &w.client,
-				  &w.client.stream)))
-		send_all(&w.client);
-	end_pipe(&w.client, fds[1]);
-	if (w.client.stream)
-		finish(&w.client);
-	kt_sweep_until(w.loop, streams_closed, NULL);
-	kloop_timer_stop(&w.patience);
+	if (kt_took(kloop_stream_new(w.loop, fds[0], KLOOP_STREAM_PIPE, &handlers, server,
+				     &server->stream)))
+		start(server);
+	end_pipe(server, fds[0]);
+	if (kt_took(kloop_stream_new(w.loop, fds[1], KLOOP_STREAM_PIPE, &handlers, client,
+				     &client->stream)))
+		send_all(client);
+	end_pipe(client, fds[1]);
+	if (client->stream)
+		kt_end_finish(client);
+	kt_sweep_until(w.loop, kt_talk_closed, NULL);
+	kloop_timer_stop(&kt_talk.patience);
 	KT_HOLDS(kloop_loop_free(w.loop) == 0);
 	KT_HOLDS(w.released == w.lent);
 	if (kt_sweep_must_succeed() || !kt_sweep_happened())
-		KT_HOLDS(w.server.received == TOTAL && w.server.eofs == 1);
+		KT_HOLDS(server->received == TOTAL && server->eofs == 1);
 }
 
 START_TEST(sweep_connection)

@@ -401,7 +401,7 @@ async def readers(room, loop):
     one, two = socket.socketpair()
     room.open += [one, two]
     done = loop.create_future()
-    loop.add_reader(two, lambda: done.done() or done.set_result(two.recv(10_000)))
+    loop.add_reader(two, lambda: done.done() or done.set_result(two.recv(len(DATA))))
     loop.add_writer(one, lambda: (one.send(DATA), loop.remove_writer(one)))
     result = await done
     loop.remove_reader(two)

@@ -16,15 +16,19 @@ import pytest
 CLIENTS = 40
 BYTES = 8 << 20     # that each of them sends and wants back
 LIMIT = 96 << 20    # a third of what all send
-SERVER = """
-import asyncio, kloop, sys
+BUFFER = 128 << 10  # each socket's: where the kernel may grow them, they hold all that is sent
+SERVER = f"""
+import asyncio, kloop, socket, sys
 async def echo(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
     writer.close()
 async def main():
-    server = await asyncio.start_server(echo, "127.0.0.1", 0, backlog=100)
+    sock = socket.create_server(("127.0.0.1", 0), backlog=100)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, {BUFFER})
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, {BUFFER})
+    server = await asyncio.start_server(echo, sock=sock)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 kloop.run(main())
@@ -83,6 +87,8 @@ class Client:
     def __init__(self, port):
         self.sock = socket.socket()
         self.sock.setblocking(False)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         self.address = "127.0.0.1", port
         self.sent = 0
 

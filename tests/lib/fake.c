@@ -2,9 +2,9 @@
 /* The misbehaving kernel of fake.h: functions that the linker puts before the real ones. */
 #include "fake.h"
 
+#include "wrapped.h"
+
 #include <errno.h>
-#include <liburing.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
@@ -16,10 +16,6 @@ void kt_fake_reset(void)
 	memset(&kt_fake, 0, sizeof(kt_fake));
 }
 
-int __real_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
-				      struct io_uring_params *params);
-int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
-				      struct io_uring_params *params);
 int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 				      struct io_uring_params *params)
 {
@@ -83,26 +79,16 @@ static bool submit_fails(void)
 	return true;
 }
 
-int __real_io_uring_submit(struct io_uring *ring);
-int __wrap_io_uring_submit(struct io_uring *ring);
 int __wrap_io_uring_submit(struct io_uring *ring)
 {
 	return submit_fails() ? kt_fake.submit_error : __real_io_uring_submit(ring);
 }
 
-int __real_io_uring_submit_and_get_events(struct io_uring *ring);
-int __wrap_io_uring_submit_and_get_events(struct io_uring *ring);
 int __wrap_io_uring_submit_and_get_events(struct io_uring *ring)
 {
 	return submit_fails() ? kt_fake.submit_error : __real_io_uring_submit_and_get_events(ring);
 }
 
-int __real_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
-					    unsigned count, struct __kernel_timespec *time,
-					    sigset_t *mask);
-int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
-					    unsigned count, struct __kernel_timespec *time,
-					    sigset_t *mask);
 int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
 					    unsigned count, struct __kernel_timespec *time,
 					    sigset_t *mask)
@@ -124,20 +110,17 @@ int __wrap_eventfd(unsigned value, int flags)
 	return __real_eventfd(value, flags);
 }
 
-long __real_syscall(long number, ...);
-long __wrap_syscall(long number, ...);
 long __wrap_syscall(long number, ...)
 {
-	long args[6];
 	va_list list;
+	long result;
 
 	if (number == SYS_pidfd_open && kt_fake.pidfd_error) {
 		errno = -kt_fake.pidfd_error;
 		return -1;
 	}
 	va_start(list, number);
-	for (int i = 0; i < 6; i++)
-		args[i] = va_arg(list, long);
+	result = kt_real_syscall(number, list);
 	va_end(list);
-	return __real_syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+	return result;
 }

@@ -5,12 +5,11 @@
  * that a program has to live with. CUT: one byte is moved.
  */
 #include "inject-wrap.h"
+#include "wrapped.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <liburing.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/random.h>
@@ -82,24 +81,21 @@ int __wrap_open(const char *path, int flags, ...)
 	return __real_open(path, flags, mode);
 }
 
-long __real_syscall(long number, ...);
-long __wrap_syscall(long number, ...);
 long __wrap_syscall(long number, ...)
 {
 	static const struct kt_inject_site site = { "syscall", { EMFILE, ENOMEM, ENOSYS } };
 	int error = kt_inject_look(&site);
-	long args[6];
 	va_list list;
+	long result;
 
 	if (error != 0) {
 		errno = error;
 		return -1;
 	}
 	va_start(list, number);
-	for (int i = 0; i < 6; i++)
-		args[i] = va_arg(list, long);
+	result = kt_real_syscall(number, list);
 	va_end(list);
-	return __real_syscall(number, args[0], args[1], args[2], args[3], args[4], args[5]);
+	return result;
 }
 
 /* ---- bytes ------------------------------------------------------------ */

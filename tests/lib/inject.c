@@ -2,8 +2,9 @@
 /* Faults of inject.h: counting, and what is done to entries on their way to the ring. */
 #include "inject.h"
 
+#include "wrapped.h"
+
 #include <errno.h>
-#include <liburing.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -120,10 +121,6 @@ int kt_inject_look(const struct kt_inject_site *site)
 }
 
 /* ---- operations ------------------------------------------------------- */
-
-int __real_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
-				      struct io_uring_params *params);
-int __real_io_uring_submit(struct io_uring *ring);
 
 /* A vector and a message of one byte, of the one that is made short; the kernel reads it later. */
 static struct iovec short_vector;
@@ -322,36 +319,29 @@ static void shuffle(struct io_uring *ring)
 static const struct kt_inject_site enter_site = { "io_uring_enter",
 						  { EINTR, EAGAIN, EBUSY, ENOMEM } };
 
-int __wrap_io_uring_submit(struct io_uring *ring);
-int __wrap_io_uring_submit(struct io_uring *ring)
-{
-	int error = kt_inject_look(&enter_site);
+/* What hands entries over, and may find completions. */
+#define WRAP_ENTER(name, parameters, arguments)                                \
+	int __wrap_##name parameters                                           \
+	{                                                                      \
+		int error = kt_inject_look(&enter_site);                       \
+                                                                               \
+		if (error != 0)                                                \
+			return -error;                                         \
+		look_at_entries(ring);                                         \
+		error = __real_##name arguments;                               \
+		patch(ring);                                                   \
+		shuffle(ring);                                                 \
+		return error;                                                  \
+	}
 
-	if (error != 0)
-		return -error;
-	look_at_entries(ring);
-	error = __real_io_uring_submit(ring);
-	patch(ring);
-	shuffle(ring);
-	return error;
-}
+WRAP_ENTER(io_uring_submit, (struct io_uring *ring), (ring))
+WRAP_ENTER(io_uring_submit_and_get_events, (struct io_uring *ring), (ring))
+WRAP_ENTER(io_uring_submit_and_wait_timeout,
+	   (struct io_uring *ring, struct io_uring_cqe **cqe, unsigned count,
+	    struct __kernel_timespec *time, sigset_t *mask),
+	   (ring, cqe, count, time, mask))
 
-int __real_io_uring_submit_and_get_events(struct io_uring *ring);
-int __wrap_io_uring_submit_and_get_events(struct io_uring *ring);
-int __wrap_io_uring_submit_and_get_events(struct io_uring *ring)
-{
-	int error = kt_inject_look(&enter_site);
-
-	if (error != 0)
-		return -error;
-	look_at_entries(ring);
-	error = __real_io_uring_submit_and_get_events(ring);
-	patch(ring);
-	shuffle(ring);
-	return error;
-}
-
-/* What did not fit comes now: it is looked for here as well. */
+/* It hands nothing over. What did not fit comes now, and is looked for here as well. */
 int __real_io_uring_get_events(struct io_uring *ring);
 int __wrap_io_uring_get_events(struct io_uring *ring);
 int __wrap_io_uring_get_events(struct io_uring *ring)
@@ -361,27 +351,6 @@ int __wrap_io_uring_get_events(struct io_uring *ring)
 	if (error != 0)
 		return -error;
 	error = __real_io_uring_get_events(ring);
-	patch(ring);
-	shuffle(ring);
-	return error;
-}
-
-int __real_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
-					    unsigned count, struct __kernel_timespec *time,
-					    sigset_t *mask);
-int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
-					    unsigned count, struct __kernel_timespec *time,
-					    sigset_t *mask);
-int __wrap_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
-					    unsigned count, struct __kernel_timespec *time,
-					    sigset_t *mask)
-{
-	int error = kt_inject_look(&enter_site);
-
-	if (error != 0)
-		return -error;
-	look_at_entries(ring);
-	error = __real_io_uring_submit_and_wait_timeout(ring, cqe, count, time, mask);
 	patch(ring);
 	shuffle(ring);
 	return error;

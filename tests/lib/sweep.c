@@ -50,6 +50,14 @@ bool kt_sweep_happened(void)
 	return kt_fault_hits() > 0 || kt_inject_happened();
 }
 
+bool kt_sweep_ending;
+
+bool kt_took(int r)
+{
+	KT_HOLDS(r == 0 || (r < 0 && (kt_sweep_happened() || kt_sweep_ending)));
+	return r == 0;
+}
+
 bool kt_sweep_must_succeed(void)
 {
 	if (now.kind == KIND_OPERATION)
@@ -172,6 +180,7 @@ static bool run(enum kind kind, size_t place, int variant)
 		kt_inject_operation(place, variant);
 	else
 		kt_inject_count();
+	kt_sweep_ending = false;
 	now.scenario(now.mode);
 	hit = kt_sweep_happened();
 	kt_inject_end();

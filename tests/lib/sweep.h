@@ -37,6 +37,15 @@ bool kt_sweep_happened(void);
 /* Is the fault, if there is one, one of those that a stream has to get over? */
 bool kt_sweep_must_succeed(void);
 
+/*
+ * Set while the loop is freed: what arrives then is still delivered, and no
+ * call succeeds any more. Each run begins without it.
+ */
+extern bool kt_sweep_ending;
+
+/* Did a call succeed? Without a fault, or the end, it must. */
+bool kt_took(int r);
+
 /* Fails the test, and says which fault it was. */
 #define KT_HOLDS(condition)                                                              \
 	ck_assert_msg(condition, "%s, after %s", #condition, kt_sweep_fault())

@@ -347,7 +347,7 @@ int kl_file_init(PyObject *module, struct kl_state *state);      /* file.c */
 /* Methods of Loop that other files implement, METH_FASTCALL | METH_KEYWORDS. */
 #define KL_LOOP_METHOD(name) \
 	PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-/* poll.c */
+/* poll.c, poll_methods.c */
 KL_LOOP_METHOD(kl_loop_add_reader);
 KL_LOOP_METHOD(kl_loop_remove_reader);
 KL_LOOP_METHOD(kl_loop_add_writer);
@@ -413,7 +413,7 @@ KL_LOOP_METHOD(kl_loop_file_rename);
 KL_LOOP_METHOD(kl_loop_file_unlink);
 KL_LOOP_METHOD(kl_loop_file_mkdir);
 KL_LOOP_METHOD(kl_loop_file_rest);
-/* transport.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, server=None) */
+/* transport_new.c: _make_socket_transport(sock, protocol, waiter=None, *, extra=None, ...) */
 KL_LOOP_METHOD(kl_loop_make_socket_transport);
 /* transport_dgram.c: sock, protocol, address, waiter, extra, family */
 KL_LOOP_METHOD(kl_loop_make_datagram_transport);

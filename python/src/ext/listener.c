@@ -292,12 +292,12 @@ PyObject *kl_loop_start_serving_c(PyObject *loop_object, PyObject *const *args, 
 				  PyObject *kwnames)
 {
 	static const struct kl_signature signature = {
-		"_start_serving", 2, 7, 7,
+		"_start_serving", 2, 7, 8,
 		{"protocol_factory", "sock", "sslcontext", "server", "backlog",
-		 "ssl_handshake_timeout", "ssl_shutdown_timeout"}};
+		 "ssl_handshake_timeout", "ssl_shutdown_timeout", "context"}};
 	LoopObject *loop = (LoopObject *)loop_object;
 	PyTypeObject *type = loop->state->listener_type;
-	PyObject *values[7];
+	PyObject *values[8];
 	ListenerObject *self;
 	int result;
 
@@ -313,7 +313,7 @@ PyObject *kl_loop_start_serving_c(PyObject *loop_object, PyObject *const *args, 
 	self->protocol_factory = new_reference(values[0]);
 	self->sock = new_reference(values[1]);
 	self->server = values[3] != Py_None ? new_reference(values[3]) : NULL;
-	self->context = PyContext_CopyCurrent();
+	self->context = kl_transport_context(values[7]);
 	result = self->context != NULL ? set_ssl(self, values[2], values[5], values[6]) : -1;
 	if (result == 0)
 		result = start(self);

@@ -11,6 +11,8 @@
  * flight. A poll in flight keeps the file open behind a closed descriptor, so
  * it is cancelled as soon as its handle is gone.
  */
+#include "watch.h"
+
 #include "handle.h"
 
 #include <errno.h>
@@ -25,8 +27,6 @@ struct side {
 	PyObject *handle; /* NULL: not wanted */
 	unsigned events;
 };
-
-enum { READER, WRITER };
 
 struct kl_watch {
 	LoopObject *loop; /* borrowed: watches end before the loop does */
@@ -44,8 +44,8 @@ static struct kl_watch *find(const LoopObject *self, int fd)
 
 static bool in_flight(const struct kl_watch *watch)
 {
-	return kloop_op_is_active(&watch->side[READER].op) ||
-	       kloop_op_is_active(&watch->side[WRITER].op);
+	return kloop_op_is_active(&watch->side[KL_READER].op) ||
+	       kloop_op_is_active(&watch->side[KL_WRITER].op);
 }
 
 static void free_watch(struct kl_watch *watch)
@@ -63,7 +63,7 @@ static void free_watch(struct kl_watch *watch)
 /* Free it if nothing needs it any more. Works without the GIL. */
 static void settle(struct kl_watch *watch)
 {
-	if (watch->side[READER].handle == NULL && watch->side[WRITER].handle == NULL &&
+	if (watch->side[KL_READER].handle == NULL && watch->side[KL_WRITER].handle == NULL &&
 	    !in_flight(watch))
 		free_watch(watch);
 }
@@ -101,8 +101,8 @@ static void arm_all(PyObject *op)
 
 	for (fd = 0; fd < self->watch_capacity; fd++) {
 		if (self->watches[fd] != NULL) {
-			arm_side(&self->watches[fd]->side[READER]);
-			arm_side(&self->watches[fd]->side[WRITER]);
+			arm_side(&self->watches[fd]->side[KL_READER]);
+			arm_side(&self->watches[fd]->side[KL_WRITER]);
 		}
 	}
 }
@@ -163,7 +163,7 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		fire(side);
 }
 
-/* ---- descriptors ------------------------------------------------------- */
+/* ---- adding and removing ----------------------------------------------- */
 
 /* What epoll_ctl(2) would say: EPERM for what cannot be polled. 0, or -1 with an error set. */
 static int check_pollable(int fd)
@@ -195,61 +195,6 @@ fail:
 	PyErr_SetFromErrno(PyExc_OSError);
 	return -1;
 }
-
-/* A number, or an object with fileno(): the rules and words of selectors. -1 with an error set. */
-static int to_fd(LoopObject *self, PyObject *object)
-{
-	PyObject *number;
-	long fd = -1;
-
-	if (PyLong_Check(object)) {
-		number = Py_NewRef(object);
-	} else {
-		number = PyObject_CallMethodNoArgs(object, self->state->names.fileno);
-		if (number != NULL && !PyLong_Check(number))
-			Py_SETREF(number, PyNumber_Long(number));
-	}
-	if (number != NULL) {
-		fd = PyLong_AsLong(number);
-		Py_DECREF(number);
-	}
-	if (PyErr_Occurred()) {
-		if (PyErr_ExceptionMatches(PyExc_AttributeError) ||
-		    PyErr_ExceptionMatches(PyExc_TypeError) ||
-		    PyErr_ExceptionMatches(PyExc_ValueError))
-			PyErr_Format(PyExc_ValueError, "Invalid file object: %R", object);
-		return -1;
-	}
-	if (fd < 0 || fd > INT_MAX) {
-		PyErr_Format(PyExc_ValueError, "Invalid file descriptor: %ld", fd);
-		return -1;
-	}
-	return (int)fd;
-}
-
-int kl_ensure_no_transport(LoopObject *self, PyObject *fd_object, int fd)
-{
-	PyObject *key, *result;
-	int found;
-
-	if (self->transports_data == NULL || PyDict_GET_SIZE(self->transports_data) == 0)
-		return 0;
-	key = PyLong_FromLong(fd);
-	if (key == NULL)
-		return -1;
-	found = PyDict_Contains(self->transports_data, key);
-	Py_DECREF(key);
-	if (found <= 0)
-		return found;
-	result = PyObject_CallMethodOneArg((PyObject *)self,
-					   self->state->names._ensure_fd_no_transport, fd_object);
-	if (result == NULL)
-		return -1;
-	Py_DECREF(result);
-	return 0;
-}
-
-/* ---- adding and removing ----------------------------------------------- */
 
 static int grow_table(LoopObject *self, int fd)
 {
@@ -288,15 +233,14 @@ static struct kl_watch *make_watch(LoopObject *self, int fd)
 		kloop_op_init(&watch->side[i].op, poll_done);
 		watch->side[i].watch = watch;
 	}
-	watch->side[READER].events = POLLIN;
-	watch->side[WRITER].events = POLLOUT;
+	watch->side[KL_READER].events = POLLIN;
+	watch->side[KL_WRITER].events = POLLOUT;
 	self->watches[fd] = watch;
 	return watch;
 }
 
-/* A new handle for one side of a descriptor; it is returned, borrowed. */
-static PyObject *add(LoopObject *self, int fd, int which, PyObject *callback,
-		     PyObject *const *args, Py_ssize_t nargs)
+PyObject *kl_poll_add(LoopObject *self, int fd, enum kl_side which, PyObject *callback,
+		      PyObject *const *args, Py_ssize_t nargs, PyObject *context)
 {
 	struct kl_watch *watch;
 	struct side *side;
@@ -308,7 +252,7 @@ static PyObject *add(LoopObject *self, int fd, int which, PyObject *callback,
 		kl_raise_wrong_thread();
 		return NULL;
 	}
-	handle = (PyObject *)kl_handle_new(self, callback, args, nargs, NULL);
+	handle = (PyObject *)kl_handle_new(self, callback, args, nargs, context);
 	if (handle == NULL)
 		return NULL;
 	PyObject_GC_Track(handle);
@@ -335,7 +279,7 @@ static PyObject *add(LoopObject *self, int fd, int which, PyObject *callback,
 	return handle;
 }
 
-static PyObject *remove_side(LoopObject *self, int fd, int which)
+PyObject *kl_poll_remove(LoopObject *self, int fd, enum kl_side which)
 {
 	struct kl_watch *watch = self->closed ? NULL : find(self, fd);
 	PyObject *handle;
@@ -353,145 +297,14 @@ static PyObject *remove_side(LoopObject *self, int fd, int which)
 	Py_RETURN_TRUE;
 }
 
-/* ---- methods ----------------------------------------------------------- */
-
-/* fd, callback and further arguments; callback only if it is wanted. 0, or -1 with TypeError. */
-static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-		 bool callback, PyObject **ret_fd, PyObject **ret_callback)
+long kl_poll_watched(const LoopObject *self, int fd)
 {
-	static const char *const names[] = { "fd", "callback" };
-	PyObject *values[2] = { nargs > 0 ? args[0] : NULL, nargs > 1 ? args[1] : NULL };
-	Py_ssize_t i, wanted = callback ? 2 : 1;
+	const struct kl_watch *watch = find(self, fd);
 
-	for (i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
-		PyObject *name = PyTuple_GET_ITEM(kwnames, i);
-		int which = PyUnicode_CompareWithASCIIString(name, names[0]) == 0 ? 0 : 1;
-
-		if (which >= wanted ||
-		    (which == 1 && PyUnicode_CompareWithASCIIString(name, names[1]) != 0)) {
-			PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'",
-				     function, name);
-			return -1;
-		}
-		if (values[which] != NULL) {
-			PyErr_Format(PyExc_TypeError, "%s() got multiple values for argument '%U'",
-				     function, name);
-			return -1;
-		}
-		values[which] = args[nargs + i];
-	}
-	if (!callback && nargs > 1) {
-		PyErr_Format(PyExc_TypeError, "%s() takes 1 positional argument but %zd were given",
-			     function, nargs);
-		return -1;
-	}
-	for (i = 0; i < wanted; i++) {
-		if (values[i] == NULL) {
-			PyErr_Format(PyExc_TypeError,
-				     "%s() missing 1 required positional argument: '%s'", function,
-				     names[i]);
-			return -1;
-		}
-	}
-	*ret_fd = values[0];
-	if (callback)
-		*ret_callback = values[1];
-	return 0;
-}
-
-static PyObject *add_method(PyObject *op, const char *function, int which, bool check,
-			    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-	LoopObject *self = (LoopObject *)op;
-	PyObject *object, *callback, *handle;
-	Py_ssize_t rest = nargs > 2 ? nargs - 2 : 0;
-	int fd;
-
-	if (parse(function, args, nargs, kwnames, true, &object, &callback) < 0)
-		return NULL;
-	fd = to_fd(self, object);
-	if (fd < 0 || (check && kl_ensure_no_transport(self, object, fd) < 0))
-		return NULL;
-	handle = add(self, fd, which, callback, args + nargs - rest, rest);
-	if (handle == NULL)
-		return NULL;
-	return Py_NewRef(check ? Py_None : handle);
-}
-
-static PyObject *remove_method(PyObject *op, const char *function, int which, bool check,
-			       PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
-{
-	LoopObject *self = (LoopObject *)op;
-	PyObject *object;
-	int fd;
-
-	if (parse(function, args, nargs, kwnames, false, &object, NULL) < 0)
-		return NULL;
-	/* asyncio's transports remove readers of sockets that are closed: those are none. */
-	if (!check && PyLong_Check(object) && PyLong_AsLong(object) < 0 && !PyErr_Occurred())
-		Py_RETURN_FALSE;
-	fd = to_fd(self, object);
-	if (fd < 0 || (check && kl_ensure_no_transport(self, object, fd) < 0))
-		return NULL;
-	return remove_side(self, fd, which);
-}
-
-KL_LOOP_METHOD(kl_loop_add_reader)
-{
-	return add_method(self, "add_reader", READER, true, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_add_writer)
-{
-	return add_method(self, "add_writer", WRITER, true, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_remove_reader)
-{
-	return remove_method(self, "remove_reader", READER, true, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_remove_writer)
-{
-	return remove_method(self, "remove_writer", WRITER, true, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_add_reader_c)
-{
-	return add_method(self, "_add_reader", READER, false, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_add_writer_c)
-{
-	return add_method(self, "_add_writer", WRITER, false, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_remove_reader_c)
-{
-	return remove_method(self, "_remove_reader", READER, false, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_remove_writer_c)
-{
-	return remove_method(self, "_remove_writer", WRITER, false, args, nargs, kwnames);
-}
-
-KL_LOOP_METHOD(kl_loop_watched_events)
-{
-	PyObject *object;
-	struct kl_watch *watch;
-	int fd;
-
-	if (parse("_watched_events", args, nargs, kwnames, false, &object, NULL) < 0)
-		return NULL;
-	fd = to_fd((LoopObject *)self, object);
-	if (fd < 0)
-		return NULL;
-	watch = find((LoopObject *)self, fd);
 	if (watch == NULL)
-		return PyLong_FromLong(0);
-	return PyLong_FromLong((watch->side[READER].handle != NULL) |
-			       (watch->side[WRITER].handle != NULL) << 1);
+		return 0;
+	return (watch->side[KL_READER].handle != NULL) |
+	       (watch->side[KL_WRITER].handle != NULL) << 1;
 }
 
 /* ---- the loop's end and the collector ---------------------------------- */
@@ -502,8 +315,8 @@ int kl_poll_traverse(LoopObject *self, visitproc visit, void *arg)
 
 	for (fd = 0; fd < self->watch_capacity; fd++) {
 		if (self->watches[fd] != NULL) {
-			Py_VISIT(self->watches[fd]->side[READER].handle);
-			Py_VISIT(self->watches[fd]->side[WRITER].handle);
+			Py_VISIT(self->watches[fd]->side[KL_READER].handle);
+			Py_VISIT(self->watches[fd]->side[KL_WRITER].handle);
 		}
 	}
 	return 0;
@@ -530,8 +343,8 @@ void kl_poll_close(LoopObject *self)
 
 		if (watch == NULL)
 			continue;
-		reader = disarm(&watch->side[READER]);
-		writer = disarm(&watch->side[WRITER]);
+		reader = disarm(&watch->side[KL_READER]);
+		writer = disarm(&watch->side[KL_WRITER]);
 		if (in_flight(watch))
 			orphan(self, watch);
 		else

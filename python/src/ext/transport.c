@@ -168,16 +168,11 @@ int kl_transport_clear(PyObject *op)
 void kl_transport_finalize(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
-	PyObject *pending;
 
 	if (self->fd_closed)
 		return;
-	pending = kl_exception_take();
-	if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0)
-		PyErr_WriteUnraisable(op);
+	kl_warn_unclosed(op);
 	kl_transport_close_fd(self);
-	if (pending != NULL)
-		kl_exception_give(pending);
 }
 
 void kl_transport_dealloc(PyObject *op)

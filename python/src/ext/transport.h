@@ -133,7 +133,13 @@ static inline PyObject *kl_transport_call(TransportObject *self, PyObject *name,
 PyObject *kl_transport_call_server(TransportObject *self, PyObject *server, PyObject *name);
 
 /* An exception of a callback whose failure closes nothing: tell the handler. Clears it. */
-void kl_transport_report(TransportObject *self, const char *message);
+void kl_report_callback(LoopObject *loop, PyObject *transport, PyObject *protocol,
+			const char *message);
+
+static inline void kl_transport_report(TransportObject *self, const char *message)
+{
+	kl_report_callback(self->loop, (PyObject *)self, self->protocol, message);
+}
 
 /* A line in asyncio's log, of the level "warning" and so on. */
 void kl_transport_log(const char *level, const char *text);
@@ -145,6 +151,26 @@ void kl_log_if_slow(LoopObject *loop, PyObject *protocol, PyObject *name, uint64
 void kl_debug(LoopObject *loop, PyObject *transport, const char *level, const char *text,
 	      PyObject *error);
 void kl_transport_debug(TransportObject *self, const char *text, PyObject *error);
+
+/*
+ * What transports of datagrams share with these. protocol may be NULL.
+ *
+ * What ends a transport is told as by asyncio's _fatal_error(): a broken
+ * connection in debug mode only.
+ */
+void kl_report_end(LoopObject *loop, PyObject *transport, PyObject *protocol, PyObject *error,
+		   const char *message);
+/*
+ * The exception that is set, which ends a transport, or NULL if it ends the run
+ * instead (KeyboardInterrupt, SystemExit). Clears it.
+ */
+PyObject *kl_take_fatal(LoopObject *loop, PyObject *transport, const char *message);
+/* sock.close(). Keeps a set exception. */
+void kl_close_sock(LoopObject *loop, PyObject *sock);
+/* The ResourceWarning of one that nobody closed. Keeps a set exception. */
+void kl_warn_unclosed(PyObject *transport);
+/* Make it visible to the loop's check for descriptors that transports use. 0, or -1. */
+int kl_register_transport(LoopObject *loop, int fd, PyObject *transport);
 
 /* transport.c */
 /* asyncio.transports._FlowControlMixin, if its layout is the one that we extend. */
@@ -163,6 +189,11 @@ void kl_transport_dealloc(PyObject *op);
 
 /* transport_new.c: the parts of which transports are made, in their order */
 
+/*
+ * The context of a connection's calls: a copy of the one that was given, which
+ * asyncio does from Python 3.15 on, or else of the current one.
+ */
+PyObject *kl_transport_context(PyObject *given);
 /* A transport that is not yet connected with anything; takes the context's reference. */
 TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd,
 				    PyObject *context);
@@ -180,6 +211,8 @@ void kl_transport_discard(TransportObject *self);
 void kl_transport_undo(TransportObject *self);
 /* waiter.set_result(argument), or set_exception(), unless it was cancelled. 0, or -1 with an error set. */
 int kl_wake(struct kl_state *state, PyObject *waiter, PyObject *method, PyObject *argument);
+/* protocol.connection_made(), if there is still a protocol. */
+void kl_transport_call_made(TransportObject *self);
 /* Give the waiter, if there is one, a result or an exception. */
 void kl_transport_wake_waiter(TransportObject *self);
 /* The waiter goes on, and data may come. */

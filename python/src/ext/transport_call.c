@@ -192,16 +192,37 @@ PyObject *kl_transport_call_method(TransportObject *self, PyObject *method, PyOb
 
 /* ---- exceptions ------------------------------------------------------ */
 
-void kl_transport_report(TransportObject *self, const char *message)
+PyObject *kl_take_fatal(LoopObject *loop, PyObject *transport, const char *message)
 {
-	PyObject *error;
+	if (!kl_exception_is_exit())
+		return kl_exception_take();
+	kl_report_exception(loop, message, "transport", transport);
+	return NULL;
+}
 
-	if (kl_exception_is_exit()) {
-		kl_report_exception(self->loop, message, "transport", (PyObject *)self);
+static void call_handler(LoopObject *loop, PyObject *transport, PyObject *protocol,
+			 PyObject *error, const char *message)
+{
+	kl_call_exception_handler(loop, message, error, "transport", transport, "protocol",
+				  protocol != NULL ? protocol : Py_None);
+}
+
+void kl_report_callback(LoopObject *loop, PyObject *transport, PyObject *protocol,
+			const char *message)
+{
+	PyObject *error = kl_take_fatal(loop, transport, message);
+
+	if (error == NULL)
 		return;
-	}
-	error = kl_exception_take();
-	kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
-				  "protocol", self->protocol != NULL ? self->protocol : Py_None);
-	Py_XDECREF(error);
+	call_handler(loop, transport, protocol, error, message);
+	Py_DECREF(error);
+}
+
+void kl_report_end(LoopObject *loop, PyObject *transport, PyObject *protocol, PyObject *error,
+		   const char *message)
+{
+	if (PyErr_GivenExceptionMatches(error, PyExc_OSError))
+		kl_debug(loop, transport, "debug", message, error);
+	else
+		call_handler(loop, transport, protocol, error, message);
 }

@@ -15,25 +15,38 @@
 
 /* ---- the descriptor -------------------------------------------------- */
 
-/* Close the descriptor, through its socket object if there is one. Keeps a set exception. */
-void kl_transport_close_fd(TransportObject *self)
+void kl_close_sock(LoopObject *loop, PyObject *sock)
 {
-	PyObject *pending, *result;
+	PyObject *pending = kl_exception_take();
+	PyObject *result = PyObject_CallMethodNoArgs(sock, loop->state->names.close);
 
-	if (self->fd_closed)
-		return;
-	self->fd_closed = true;
-	if (self->sock == NULL) {
-		close(self->fd);
-		return;
-	}
-	pending = kl_exception_take();
-	result = PyObject_CallMethodNoArgs(self->sock, self->loop->state->names.close);
 	if (result == NULL)
-		PyErr_WriteUnraisable(self->sock);
+		PyErr_WriteUnraisable(sock);
 	Py_XDECREF(result);
 	if (pending != NULL)
 		kl_exception_give(pending);
+}
+
+void kl_warn_unclosed(PyObject *transport)
+{
+	PyObject *pending = kl_exception_take();
+
+	if (PyErr_ResourceWarning(transport, 1, "unclosed transport %R", transport) < 0)
+		PyErr_WriteUnraisable(transport);
+	if (pending != NULL)
+		kl_exception_give(pending);
+}
+
+/* Close the descriptor, through its socket object if there is one. Keeps a set exception. */
+void kl_transport_close_fd(TransportObject *self)
+{
+	if (self->fd_closed)
+		return;
+	self->fd_closed = true;
+	if (self->sock != NULL)
+		kl_close_sock(self->loop, self->sock);
+	else
+		close(self->fd);
 }
 
 /* Both ends are reached: the object may go. */
@@ -210,28 +223,17 @@ PyObject *kl_transport_is_closing(PyObject *op, PyObject *unused)
 
 /* ---- errors ---------------------------------------------------------- */
 
-/* As asyncio's _fatal_error(): a broken connection is told in debug mode only. */
 void kl_transport_end(TransportObject *self, PyObject *error, const char *message)
 {
-	if (!PyErr_GivenExceptionMatches(error, PyExc_OSError))
-		kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
-					  "protocol",
-					  self->protocol != NULL ? self->protocol : Py_None);
-	else
-		kl_transport_debug(self, message, error);
+	kl_report_end(self->loop, (PyObject *)self, self->protocol, error, message);
 	if (force_close(self, error) < 0)
 		PyErr_WriteUnraisable((PyObject *)self);
 }
 
 void kl_transport_fatal(TransportObject *self, const char *message)
 {
-	PyObject *error;
+	PyObject *error = kl_take_fatal(self->loop, (PyObject *)self, message);
 
-	if (kl_exception_is_exit()) {
-		kl_report_exception(self->loop, message, "transport", (PyObject *)self);
-		return;
-	}
-	error = kl_exception_take();
 	if (error == NULL)
 		return;
 	kl_transport_end(self, error, message);

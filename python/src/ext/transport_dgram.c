@@ -120,20 +120,6 @@ static bool is_connected(int fd)
 	return getpeername(fd, (struct sockaddr *)(void *)&peer, &length) == 0;
 }
 
-/* Make it visible to the loop's check for descriptors that transports use. */
-static int register_transport(DatagramObject *self)
-{
-	PyObject *key = PyLong_FromLong(self->fd);
-	int result = -1;
-
-	if (key != NULL)
-		result = self->loop->transports == NULL
-				 ? 0
-				 : PyObject_SetItem(self->loop->transports, key, (PyObject *)self);
-	Py_XDECREF(key);
-	return result;
-}
-
 static DatagramObject *alloc(LoopObject *loop, PyObject *sock, int family)
 {
 	PyTypeObject *type = loop->state->datagram_transport_type;
@@ -175,7 +161,7 @@ static int open_transport(DatagramObject *self, PyObject *const *values)
 	}
 	self->fd_closed = false;
 	kl_open_link(self->loop, &self->open, (PyObject *)self);
-	if (register_transport(self) == 0 &&
+	if (kl_register_transport(self->loop, self->fd, (PyObject *)self) == 0 &&
 	    kl_call_soon_c(self->loop, run_made, (PyObject *)self) == 0)
 		return 0;
 	/* Nobody was told of it, and the socket stays the caller's. */
@@ -261,16 +247,11 @@ static int dgram_clear(PyObject *op)
 static void dgram_finalize(PyObject *op)
 {
 	DatagramObject *self = (DatagramObject *)op;
-	PyObject *pending;
 
 	if (self->fd_closed)
 		return;
-	pending = kl_exception_take();
-	if (PyErr_ResourceWarning(op, 1, "unclosed transport %R", op) < 0)
-		PyErr_WriteUnraisable(op);
+	kl_warn_unclosed(op);
 	kl_dgram_close_fd(self);
-	if (pending != NULL)
-		kl_exception_give(pending);
 }
 
 static void dgram_dealloc(PyObject *op)

@@ -66,8 +66,12 @@ int kl_dgram_start_read(DatagramObject *self);
 /* protocol.name(*args) in the transport's context; method: looked up before, or NULL. */
 PyObject *kl_dgram_call(DatagramObject *self, PyObject *method, PyObject *name,
 			PyObject **args, size_t count);
-/* The exception that is set came out of a callback: tell the handler. Clears it. */
-void kl_dgram_report(DatagramObject *self, const char *message);
+/* As kl_transport_report(). */
+static inline void kl_dgram_report(DatagramObject *self, const char *message)
+{
+	kl_report_callback(self->loop, (PyObject *)self, self->protocol, message);
+}
+
 PyObject *kl_dgram_sendto(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 			  PyObject *kwnames);
 PyObject *kl_dgram_set_write_buffer_limits(PyObject *op, PyObject *const *args, Py_ssize_t nargs,

@@ -8,18 +8,10 @@
 
 void kl_dgram_close_fd(DatagramObject *self)
 {
-	PyObject *pending, *result;
-
 	if (self->fd_closed)
 		return;
 	self->fd_closed = true;
-	pending = kl_exception_take();
-	result = PyObject_CallMethodNoArgs(self->sock, self->loop->state->names.close);
-	if (result == NULL)
-		PyErr_WriteUnraisable(self->sock);
-	Py_XDECREF(result);
-	if (pending != NULL)
-		kl_exception_give(pending);
+	kl_close_sock(self->loop, self->sock);
 }
 
 /* Both ends are reached: the object may go. */
@@ -144,19 +136,11 @@ PyObject *kl_dgram_is_closing(PyObject *op, PyObject *unused)
 
 void kl_dgram_fatal(DatagramObject *self, const char *message)
 {
-	PyObject *error;
+	PyObject *error = kl_take_fatal(self->loop, (PyObject *)self, message);
 
-	if (kl_exception_is_exit()) {
-		kl_report_exception(self->loop, message, "transport", (PyObject *)self);
+	if (error == NULL)
 		return;
-	}
-	error = kl_exception_take();
-	if (!PyErr_GivenExceptionMatches(error, PyExc_OSError))
-		kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
-					  "protocol",
-					  self->protocol != NULL ? self->protocol : Py_None);
-	else
-		kl_debug(self->loop, (PyObject *)self, "debug", message, error);
+	kl_report_end(self->loop, (PyObject *)self, self->protocol, error, message);
 	if (force_close(self, error) < 0)
 		PyErr_WriteUnraisable((PyObject *)self);
 	Py_DECREF(error);

@@ -59,20 +59,6 @@ PyObject *kl_dgram_call(DatagramObject *self, PyObject *method, PyObject *name, 
 	return result;
 }
 
-void kl_dgram_report(DatagramObject *self, const char *message)
-{
-	PyObject *error;
-
-	if (kl_exception_is_exit()) {
-		kl_report_exception(self->loop, message, "transport", (PyObject *)self);
-		return;
-	}
-	error = kl_exception_take();
-	kl_call_exception_handler(self->loop, message, error, "transport", (PyObject *)self,
-				  "protocol", self->protocol != NULL ? self->protocol : Py_None);
-	Py_XDECREF(error);
-}
-
 /* ---- receiving --------------------------------------------------------- */
 
 /* The sender as Python shows it: that of the datagram before, if it is the same. New. */

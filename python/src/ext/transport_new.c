@@ -41,6 +41,11 @@ TransportObject *kl_transport_alloc(LoopObject *loop, PyTypeObject *type, int fd
 	return self;
 }
 
+PyObject *kl_transport_context(PyObject *given)
+{
+	return given != NULL && given != Py_None ? PyContext_Copy(given) : PyContext_CopyCurrent();
+}
+
 int kl_transport_open(TransportObject *self, PyObject *server)
 {
 	struct kl_state *state = self->loop->state;
@@ -129,18 +134,23 @@ void kl_transport_begin(TransportObject *self)
 		kl_transport_fatal(self, "Fatal read error on transport");
 }
 
-static void run_made(PyObject *owner)
+void kl_transport_call_made(TransportObject *self)
 {
-	TransportObject *self = (TransportObject *)owner;
 	PyObject *result;
 
-	if (self->protocol != NULL) {
-		result = kl_transport_call(self, self->loop->state->names.connection_made, owner);
-		if (result == NULL)
-			kl_transport_report(self, "Exception in callback protocol.connection_made()");
-		Py_XDECREF(result);
-	}
-	kl_transport_begin(self);
+	if (self->protocol == NULL)
+		return;
+	result = kl_transport_call(self, self->loop->state->names.connection_made,
+				   (PyObject *)self);
+	if (result == NULL)
+		kl_transport_report(self, "Exception in callback protocol.connection_made()");
+	Py_XDECREF(result);
+}
+
+static void run_made(PyObject *owner)
+{
+	kl_transport_call_made((TransportObject *)owner);
+	kl_transport_begin((TransportObject *)owner);
 }
 
 /* server._detach() of a server that was attached to. Keeps a set exception. */
@@ -179,8 +189,8 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 			PyObject *context)
 {
 	/* A context of its own: what one connection sets no other sees. */
-	PyObject *own = context != NULL ? PyContext_Copy(context) : PyContext_CopyCurrent();
-	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd, own);
+	TransportObject *self = kl_transport_alloc(loop, loop->state->transport_type, fd,
+						   kl_transport_context(context));
 	PyObject *stack[1] = {NULL};
 	PyObject *protocol;
 	int result = -1;
@@ -209,17 +219,16 @@ int kl_transport_accept(LoopObject *loop, int fd, PyObject *protocol_factory, Py
 
 /* ---- loop._make_socket_transport() ----------------------------------- */
 
-/* Make it visible to the loop's check for descriptors that transports use. */
-static int register_transport(TransportObject *self)
+int kl_register_transport(LoopObject *loop, int fd, PyObject *transport)
 {
 	PyObject *key;
 	int result = -1;
 
-	if (self->loop->transports == NULL)
+	if (loop->transports == NULL)
 		return 0;
-	key = PyLong_FromLong(self->fd);
+	key = PyLong_FromLong(fd);
 	if (key != NULL)
-		result = PyObject_SetItem(self->loop->transports, key, (PyObject *)self);
+		result = PyObject_SetItem(loop->transports, key, transport);
 	Py_XDECREF(key);
 	return result;
 }
@@ -241,7 +250,7 @@ int kl_transport_prepare(TransportObject *self, PyObject *protocol, PyObject *wa
 	}
 	if (kl_transport_set_protocol(self, protocol) < 0)
 		return -1;
-	return register_transport(self);
+	return kl_register_transport(self->loop, self->fd, (PyObject *)self);
 }
 
 PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *args,
@@ -251,7 +260,7 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 		"_make_socket_transport", 2, 3, 6,
 		{"sock", "protocol", "waiter", "extra", "server", "context"}};
 	LoopObject *loop = (LoopObject *)loop_object;
-	PyObject *values[6], *context;
+	PyObject *values[6];
 	TransportObject *self;
 	int fd, on = 1;
 
@@ -261,9 +270,8 @@ PyObject *kl_loop_make_socket_transport(PyObject *loop_object, PyObject *const *
 	fd = PyObject_AsFileDescriptor(values[0]);
 	if (fd < 0)
 		return NULL;
-	context = values[5] != NULL && values[5] != Py_None ? PyContext_Copy(values[5])
-							    : PyContext_CopyCurrent();
-	self = kl_transport_alloc(loop, loop->state->transport_type, fd, context);
+	self = kl_transport_alloc(loop, loop->state->transport_type, fd,
+				  kl_transport_context(values[5]));
 	if (self == NULL)
 		return NULL;
 	Py_INCREF(values[0]);

@@ -185,14 +185,8 @@ static const struct kloop_stream_handlers write_handlers = {
 static void run_made(PyObject *owner)
 {
 	TransportObject *self = (TransportObject *)owner;
-	PyObject *result;
 
-	if (self->protocol != NULL) {
-		result = kl_transport_call(self, self->loop->state->names.connection_made, owner);
-		if (result == NULL)
-			kl_transport_report(self, "Exception in callback protocol.connection_made()");
-		Py_XDECREF(result);
-	}
+	kl_transport_call_made(self);
 	if (self->deaf)
 		kl_transport_wake_waiter(self);
 	else

@@ -103,7 +103,7 @@ static int start(TransportObject *self, const struct kl_tls_options *options,
 }
 
 enum { SOCK, PROTOCOL, SSLCONTEXT, WAITER, SERVER_SIDE, SERVER_HOSTNAME, EXTRA, SERVER, CALL_MADE,
-       HANDSHAKE, SHUTDOWN, ARGUMENTS };
+       HANDSHAKE, SHUTDOWN, CONTEXT, ARGUMENTS };
 
 /* With the SSLObject there: a new transport, or NULL with an error set. */
 static PyObject *make_transport(LoopObject *loop, PyObject **values,
@@ -117,7 +117,7 @@ static PyObject *make_transport(LoopObject *loop, PyObject **values,
 	if (fd < 0)
 		return NULL;
 	self = kl_transport_alloc(loop, loop->state->ssl_transport_type, fd,
-				  PyContext_CopyCurrent());
+				  kl_transport_context(values[CONTEXT]));
 	if (self == NULL)
 		return NULL;
 	self->sock = Py_NewRef(values[SOCK]);
@@ -138,7 +138,7 @@ PyObject *kl_loop_make_tls_transport(PyObject *loop_object, PyObject *const *arg
 		"_make_tls_transport", 3, 4, ARGUMENTS,
 		{"rawsock", "protocol", "sslcontext", "waiter", "server_side", "server_hostname",
 		 "extra", "server", "call_connection_made", "ssl_handshake_timeout",
-		 "ssl_shutdown_timeout"}};
+		 "ssl_shutdown_timeout", "context"}};
 	LoopObject *loop = (LoopObject *)loop_object;
 	struct kl_tls_options options = {0};
 	PyObject *values[ARGUMENTS], *ssl_object, *transport = NULL;
@@ -186,7 +186,7 @@ static int accept_wrapped(LoopObject *loop, int fd, PyObject *protocol_factory, 
 			  PyObject *ssl_object, struct ssl_st *ssl)
 {
 	TransportObject *self = kl_transport_alloc(loop, loop->state->ssl_transport_type, fd,
-						   PyContext_Copy(context));
+						   kl_transport_context(context));
 
 	if (self == NULL) {
 		close(fd);

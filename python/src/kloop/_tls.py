@@ -50,7 +50,7 @@ class TlsParts:
     def _make_ssl_transport(self, rawsock, protocol, sslcontext, waiter=None, *,
                             server_side=False, server_hostname=None, extra=None, server=None,
                             call_connection_made=True, ssl_handshake_timeout=None,
-                            ssl_shutdown_timeout=None):
+                            ssl_shutdown_timeout=None, context=None):
         if not sslcontext:
             sslcontext = _default_context(server_side, server_hostname)
         transport = self._make_tls_transport(
@@ -58,7 +58,7 @@ class TlsParts:
             server_hostname=server_hostname, extra=extra, server=server,
             call_connection_made=call_connection_made,
             ssl_handshake_timeout=ssl_handshake_timeout,
-            ssl_shutdown_timeout=ssl_shutdown_timeout)
+            ssl_shutdown_timeout=ssl_shutdown_timeout, context=context)
         if transport is not None:
             return transport
         ssl_protocol = sslproto.SSLProtocol(
@@ -66,7 +66,8 @@ class TlsParts:
             call_connection_made=call_connection_made,
             **_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout))
         _note(ssl_protocol, _reason(_kloop._tls_refusal() or "the SSLContext is not Python's own"))
-        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server)
+        self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server,
+                                    context=context)
         return ssl_protocol._app_transport
 
     async def start_tls(self, transport: Any, protocol: asyncio.BaseProtocol,
