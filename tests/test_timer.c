@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #define MANY 5000
 
@@ -406,6 +407,47 @@ START_TEST(timers_cost_no_call)
 }
 END_TEST
 
+static int sleeps;
+
+static void note_sleep(void *data)
+{
+	(void)data;
+	sleeps++;
+}
+
+START_TEST(a_sleep_serves_all_within_the_slack)
+{
+	int slack = prctl(PR_GET_TIMERSLACK);
+	struct kloop_loop *loop;
+	struct kt_timer timers[2];
+	uint64_t base;
+
+	ck_assert_int_gt(slack, 0);
+	ck_assert_int_eq(prctl(PR_SET_TIMERSLACK, 100 * KT_MS), 0);
+	loop = kt_loop_new(NULL);
+	kloop_loop_set_before_wait(loop, note_sleep, NULL);
+	/* The first turn takes the loop over, and the slack with it. */
+	ck_assert_int_ge(kloop_loop_turn(loop, 0), 0);
+	ck_assert_int_eq(prctl(PR_SET_TIMERSLACK, (unsigned long)slack), 0);
+	sleeps = 0;
+	do {
+		init_ordered(timers, 2);
+		base = kloop_now();
+		start(loop, &timers[0], base + 20 * KT_MS);
+		start(loop, &timers[1], base + 100 * KT_MS);
+		ck_assert_int_ge(kloop_loop_turn(loop, KLOOP_FOREVER), 0);
+		kloop_timer_stop(&timers[0].timer);
+		kloop_timer_stop(&timers[1].timer);
+		/* On a machine that was busy just now, the first one was due before there was a sleep. */
+	} while (sleeps == 0);
+	ck_assert_int_eq(sleeps, 1);
+	ck_assert_int_eq(fired_count, 2);
+	ck_assert_int_eq(fired_order[0], 0);
+	ck_assert_uint_ge(kloop_now(), base + 100 * KT_MS);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *timer_suite(void)
 {
 	Suite *suite = suite_create("timer");
@@ -421,6 +463,7 @@ static Suite *timer_suite(void)
 	tcase_add_test(order, a_moved_timer_fires_once);
 	tcase_add_test(order, refusals);
 	tcase_add_test(order, timers_cost_no_call);
+	tcase_add_test(order, a_sleep_serves_all_within_the_slack);
 
 	tcase_add_test(callbacks, restarting_does_not_hold_the_turn);
 	tcase_add_test(callbacks, restarting_starves_nobody);

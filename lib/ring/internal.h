@@ -81,6 +81,7 @@ struct kloop_loop {
 	size_t timer_capacity;
 	uint64_t timer_order;
 	uint64_t timer_floor_ns; /* while timers are called: what starts is due after them */
+	uint64_t timer_slack_ns; /* of the owning thread: a sleep may end so much after a deadline */
 
 	struct kl_defer *defers;
 	struct kl_defer **defers_tail;

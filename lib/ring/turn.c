@@ -169,8 +169,12 @@ static int submit_and_wait(struct kloop_loop *loop, uint64_t timeout_ns)
 		now = kloop_now();
 		if (timeout_ns != KLOOP_FOREVER && timeout_ns < KLOOP_FOREVER - now)
 			until = now + timeout_ns;
-		if (next < until)
-			until = next;
+		if (next <= now)
+			until = now;
+		/* As the thread's other sleeps: timers that are close to each other take one. */
+		else if (next < KLOOP_FOREVER - loop->timer_slack_ns &&
+			 next + loop->timer_slack_ns < until)
+			until = next + loop->timer_slack_ns;
 		wait = until > now;
 	}
 	if (wait)

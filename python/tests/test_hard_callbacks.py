@@ -128,6 +128,13 @@ async def drive(loop, transport, peer):
     transport.abort()
 
 
+def is_on_purpose(error):
+    """Is it one of ours, or the one that wait_for() of Python 3.10 makes of a CancelledError?"""
+    while error is not None and str(error) != "on purpose":
+        error = error.__context__
+    return error is not None
+
+
 def run(loop, case, errors):
     """Run it to its end, whatever ends the run in between."""
     task = loop.create_task(asyncio.wait_for(case, TIMEOUT * 2))
@@ -135,7 +142,7 @@ def run(loop, case, errors):
         try:
             return loop.run_until_complete(task)
         except (KeyboardInterrupt, SystemExit, Odd, ValueError, asyncio.CancelledError) as error:
-            if str(error) != "on purpose":
+            if not is_on_purpose(error):
                 raise
             if error not in errors:  # a task gives it again
                 errors.append(error)

@@ -45,6 +45,10 @@ static inline bool kloop_timer_is_active(const struct kloop_timer *timer)
  *
  * deadline_ns: on the clock of kloop_now(); one in the past expires in the
  * next turn. Timers of the same deadline expire in the order of their start.
+ * None expires early. A turn that sleeps may end later than the nearest deadline
+ * by the timer slack of the thread (PR_SET_TIMERSLACK, as it was when the thread
+ * took the loop over; 50 us if nobody changed it), as in epoll_wait(2), so that
+ * timers close to each other need one sleep.
  *
  * Ownership: the timer is lent until it expires or is stopped.
  * Completion: expire is called once, in a later turn, with the timer no longer

@@ -81,6 +81,11 @@ struct kl_state {
 	PyObject *base_getaddrinfo; /* asyncio.BaseEventLoop.getaddrinfo: in the executor */
 	PyObject *base_getnameinfo;
 
+	/* For tasks: task.c. */
+	PyObject *base_create_task; /* asyncio.BaseEventLoop.create_task */
+	PyObject *asyncio_tasks;    /* the names of asyncio.tasks, "Task" among them */
+	PyObject *task_class;       /* _asyncio.Task, or None in a Python without */
+
 	struct kl_tls_module *tls; /* NULL until the first TLS connection */
 	struct kl_streams *streams; /* what is known of asyncio's streams */
 
@@ -101,7 +106,8 @@ struct kl_state {
 	X(setblocking) X(gettimeout) X(getsockopt) X(code) X(reason)                                \
 	X(datagram_received) X(error_received) X(pipe)                                             \
 	X(wrap_bio) X(do_handshake) X(_sslobj) X(read)                                             \
-	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)
+	X(getaddrinfo) X(getnameinfo) X(_log_lookup) X(throw) X(socket)                          \
+	X(create_task) X(_task_factory) X(Task) X(loop)
 #define KL_NAME_FIELD(n) PyObject *n;
 	struct { KL_NAMES(KL_NAME_FIELD) } names;
 
@@ -167,6 +173,8 @@ typedef struct {
 
 	/* handle.c: timers that are started, each with a reference of the loop's. */
 	struct kl_timer_handle *timers;
+
+	PyObject *task_keywords; /* task.c */
 
 	/* poll.c */
 	struct kl_watch **watches; /* indexed by descriptor */
@@ -376,6 +384,8 @@ int kl_children_traverse(LoopObject *self, visitproc visit, void *arg);
 void kl_run_ready_early(LoopObject *self);
 PyObject *kl_loop_run(PyObject *self, PyObject *ignored);
 void kl_before_wait(void *loop_object);
+/* task.c */
+KL_LOOP_METHOD(kl_loop_create_task);
 /* sock.c */
 KL_LOOP_METHOD(kl_loop_sock_recv);
 KL_LOOP_METHOD(kl_loop_sock_recv_into);

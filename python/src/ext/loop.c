@@ -57,6 +57,7 @@ static int loop_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->module);
 	Py_VISIT(self->debug_obj);
 	Py_VISIT(self->pending_exception);
+	Py_VISIT(self->task_keywords);
 	Py_VISIT(self->transports);
 	Py_VISIT(self->transports_data);
 	result = kl_poll_traverse(self, visit, arg);
@@ -80,6 +81,7 @@ static int loop_clear(PyObject *op)
 	kl_loop_finish(self);
 	kl_ready_clear(self);
 	Py_CLEAR(self->pending_exception);
+	Py_CLEAR(self->task_keywords);
 	Py_CLEAR(self->transports);
 	Py_CLEAR(self->transports_data);
 	return 0;
@@ -238,6 +240,9 @@ static PyMethodDef loop_methods[] = {
 	FAST("call_at", kl_loop_call_at,
 	     "call_at($self, when, callback, *args, context=None)\n--\n\n"
 	     "Have callback(*args) called when time() reaches when; returns a TimerHandle."),
+	FAST("create_task", kl_loop_create_task,
+	     "create_task($self, coro, *, name=None, context=None)\n--\n\n"
+	     "Schedule a coroutine; returns a Task, or what the task factory makes."),
 	{ "time", loop_time, METH_NOARGS, "The loop's clock in seconds: time.monotonic()." },
 	{ "stop", loop_stop, METH_NOARGS, "End run_forever() after the iteration in progress." },
 	{ "is_running", loop_is_running, METH_NOARGS, "Does the loop run?" },

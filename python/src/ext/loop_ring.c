@@ -291,6 +291,7 @@ static int close_ring(LoopObject *self)
 	kl_drop_now(self);
 	Py_CLEAR(self->sock_spare);
 	Py_CLEAR(self->spare_bytes);
+	Py_CLEAR(self->task_keywords);
 	return 0;
 }
 

@@ -206,6 +206,8 @@ PyObject *kl_loop_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 			failed = run_ready(self);
 	} while (failed == 0 && !self->stopping);
 	self->running = false;
+	/* It refers to the loop, which must not need the collector once nobody wants it. */
+	Py_CLEAR(self->task_keywords);
 	if (failed < 0)
 		return NULL;
 	Py_RETURN_NONE;

@@ -141,6 +141,22 @@ static int import_socket(struct kl_state *state)
 	return 0;
 }
 
+/* asyncio's class of tasks in C; a Python without it has one in Python. */
+static int import_tasks(struct kl_state *state)
+{
+	state->asyncio_tasks = import_from("asyncio.tasks", "__dict__");
+	if (state->asyncio_tasks == NULL)
+		return -1;
+	state->task_class = import_from("_asyncio", "Task");
+	if (state->task_class == NULL) {
+		if (!PyErr_ExceptionMatches(PyExc_ImportError))
+			return -1;
+		PyErr_Clear();
+		state->task_class = Py_NewRef(Py_None);
+	}
+	return 0;
+}
+
 /* What asyncio has for names. */
 static int import_resolvers(struct kl_state *state)
 {
@@ -150,11 +166,14 @@ static int import_resolvers(struct kl_state *state)
 		return -1;
 	state->base_getaddrinfo = PyObject_GetAttr(loop, state->names.getaddrinfo);
 	state->base_getnameinfo = PyObject_GetAttr(loop, state->names.getnameinfo);
+	state->base_create_task = PyObject_GetAttr(loop, state->names.create_task);
 	Py_DECREF(loop);
 	state->base_events = import_from("asyncio.base_events", "__dict__");
 	state->empty_text = PyUnicode_FromString("");
 	if (state->base_getaddrinfo == NULL || state->base_getnameinfo == NULL ||
-	    state->base_events == NULL || state->empty_text == NULL)
+	    state->base_create_task == NULL || state->base_events == NULL || state->empty_text == NULL)
+		return -1;
+	if (import_tasks(state) < 0)
 		return -1;
 	return import_socket(state);
 }
@@ -244,7 +263,7 @@ static int module_exec(PyObject *module)
 	X(timeout_error) X(unavailable_error) X(resolve_type) X(base_events)                       \
 	X(socket_getaddrinfo) X(socket_getnameinfo) X(gaierror) X(address_family) X(socket_kind)   \
 	X(family_ip4) X(family_ip6) X(kind_stream) X(kind_datagram) X(kind_raw) X(empty_text)      \
-	X(base_getaddrinfo) X(base_getnameinfo)
+	X(base_getaddrinfo) X(base_getnameinfo) X(base_create_task) X(asyncio_tasks) X(task_class)
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
 {

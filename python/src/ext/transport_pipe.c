@@ -328,6 +328,7 @@ static PyObject *pipe_repr(PyObject *op)
 #define FAST(function) ((PyCFunction)(void (*)(void))(function))
 
 #define COMMON_METHODS                                                                        \
+	KL_NO_PICKLE, /* Python 3.10 would, where a base has no slots */                          \
 	{"close", kl_transport_close, METH_NOARGS, PyDoc_STR("Write what is queued, then close.")}, \
 	{"is_closing", kl_transport_is_closing, METH_NOARGS,                                       \
 	 PyDoc_STR("Is the transport closing or closed?")},                                        \

@@ -7,10 +7,11 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeVar, final
 
 from typing_extensions import Buffer, TypeVarTuple, Unpack
 
+_T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 _FileDescriptorLike: TypeAlias = Any  # int, or an object with fileno()
 _Address: TypeAlias = Any
@@ -147,6 +148,8 @@ class Loop:
     def call_at(self, when: float, callback: Callable[[Unpack[_Ts]], object],
                 *args: Unpack[_Ts],
                 context: contextvars.Context | None = None) -> TimerHandle: ...
+    def create_task(self, coro: Coroutine[Any, Any, _T], *, name: object = None,
+                    context: contextvars.Context | None = None) -> asyncio.Task[_T]: ...
     def time(self) -> float: ...
     def stop(self) -> None: ...
     def is_running(self) -> bool: ...
