@@ -8,6 +8,7 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* ---- threads ---------------------------------------------------------- */
@@ -256,6 +257,162 @@ START_TEST(a_taken_over_receive_loses_nothing)
 }
 END_TEST
 
+/* A turned it, and lives on or not; this thread has a loop of its own when it frees A's. */
+static void *turn_and_linger(void *data)
+{
+	struct relay *relay = data;
+
+	relay_turn_then_use(relay);
+	sem_post(&relay->submitted);
+	sem_wait(&relay->taken);
+	return NULL;
+}
+
+/*
+ * A thread's registered descriptors are numbers of its own table: the number of the
+ * ring that ends here is that of another ring there.
+ */
+START_TEST(the_ring_of_another_thread_takes_none_along)
+{
+	struct relay relay = { .loop = kt_loop_on_rung(_i) };
+	struct kloop_loop *own = kt_loop_new(NULL);
+	pthread_t thread;
+
+	sem_init(&relay.submitted, 0, 0);
+	sem_init(&relay.taken, 0, 0);
+	relay_turn_then_use(&(struct relay){ .loop = own });
+	thread = kt_thread(turn_and_linger, &relay);
+	sem_wait(&relay.submitted);
+	kt_loop_free(relay.loop);
+	relay_turn_then_use(&(struct relay){ .loop = own });
+	sem_post(&relay.taken);
+	kt_join(thread);
+	relay_turn_then_use(&(struct relay){ .loop = own });
+	kt_loop_free(own);
+}
+END_TEST
+
+struct taker {
+	struct relay relay;
+	struct kloop_listener *listener;
+	int accepted, closed;
+};
+
+static void count_accept(struct kloop_listener *listener, int fd, void *user)
+{
+	struct taker *taker = user;
+
+	(void)listener;
+	close(fd);
+	taker->accepted++;
+}
+
+static void count_close(struct kloop_listener *listener, void *user)
+{
+	struct taker *taker = user;
+
+	(void)listener;
+	taker->closed++;
+}
+
+static void *listen_there(void *data)
+{
+	static const struct kloop_listener_handlers handlers = {
+		.size = sizeof(handlers),
+		.on_accept = count_accept,
+		.on_close = count_close,
+	};
+	struct taker *taker = data;
+	struct relay *relay = &taker->relay;
+
+	kt_turn(relay->loop, 0);
+	ck_assert_int_eq(kloop_listener_new(relay->loop, relay->fds[0], 0, &handlers, taker,
+					    &taker->listener),
+			 0);
+	ck_assert_int_eq(kloop_loop_submit(relay->loop), 0);
+	sem_post(&relay->submitted);
+	sem_wait(&relay->taken);
+	return NULL;
+}
+
+/* lives: the thread does until it is told not to. */
+static pthread_t listen_on_thread(struct taker *taker, bool lives)
+{
+	pthread_t thread;
+
+	sem_init(&taker->relay.submitted, 0, 0);
+	sem_init(&taker->relay.taken, 0, !lives);
+	thread = kt_thread(listen_there, taker);
+	sem_wait(&taker->relay.submitted);
+	return thread;
+}
+
+static int connect_to(uint16_t port)
+{
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct kloop_address address;
+
+	ck_assert_int_eq(kloop_address_parse("127.0.0.1", port, &address), 0);
+	ck_assert_int_eq(connect(fd, &address.u.any, address.length), 0);
+	return fd;
+}
+
+/* The accept of the old ring must not take anybody along, while its thread lives and after it. */
+START_TEST(a_taken_over_listener_loses_nobody)
+{
+	struct taker taker = { .relay.loop = kt_loop_on_rung(_i / 2) };
+	bool lives = _i % 2;
+	pthread_t thread;
+	uint16_t port;
+	int fd;
+
+	taker.relay.fds[0] = kt_listen(16, &port);
+	thread = listen_on_thread(&taker, lives);
+	if (!lives)
+		kt_join(thread);
+	kt_turn(taker.relay.loop, 0);
+	for (int i = 1; i <= 4; i++) {
+		fd = connect_to(port);
+		kt_turn_until(taker.relay.loop, &taker.accepted, i);
+		kt_close(fd);
+	}
+	sem_post(&taker.relay.taken);
+	if (lives)
+		kt_join(thread);
+	kloop_listener_close(taker.listener);
+	kt_turn_until(taker.relay.loop, &taker.closed, 1);
+	kt_loop_free(taker.relay.loop);
+}
+END_TEST
+
+/*
+ * More connections than the completion queue takes: what the kernel keeps beside it
+ * only the ring's own thread could ask for. Nobody must stay without an owner.
+ */
+START_TEST(what_overflowed_has_an_owner)
+{
+	struct taker taker = { .relay.loop = kt_loop_sized(2, 2) };
+	int clients[8], before = kt_fd_count();
+	uint16_t port;
+
+	taker.relay.fds[0] = kt_listen(16, &port);
+	for (size_t i = 0; i < KT_COUNT(clients); i++)
+		clients[i] = connect_to(port);
+	kt_join(listen_on_thread(&taker, false));
+	if (_i == 1) {
+		kt_turn_until(taker.relay.loop, &taker.accepted, KT_COUNT(clients));
+		kloop_listener_close(taker.listener);
+		kt_turn_until(taker.relay.loop, &taker.closed, 1);
+	}
+	kt_loop_free(taker.relay.loop);
+	ck_assert_int_eq(taker.closed, 1);
+	for (size_t i = 0; i < KT_COUNT(clients); i++)
+		kt_close(clients[i]);
+	/* The ring's own descriptors went as well: two of them. */
+	ck_assert_int_eq(kt_fd_count(), before - 2);
+}
+END_TEST
+
 struct leftovers {
 	struct kloop_loop *loop;
 	struct kt_op poll, close;
@@ -399,9 +556,12 @@ static int misuse_in_child(void *data)
 	KT_CHILD_CHECK(kloop_op_nop(loop, &op.op) == -ECHILD);
 	KT_CHILD_CHECK(kloop_op_cancel(&family->op->op) == -ECHILD);
 	KT_CHILD_CHECK(kloop_timer_start(loop, &timer.timer, 0) == -ECHILD);
-	if (family->frees)
-		KT_CHILD_CHECK(kloop_loop_free(loop) == 0);
 	KT_CHILD_CHECK(family->op->completions == 0);
+	if (family->frees) {
+		KT_CHILD_CHECK(kloop_loop_free(loop) == 0);
+		KT_CHILD_CHECK(family->op->last == 1 && family->op->result == -ECANCELED);
+		KT_CHILD_CHECK(family->timer->fired == 0);
+	}
 	return 0;
 }
 
@@ -472,14 +632,19 @@ START_TEST(a_child_frees_it_sqpoll)
 }
 END_TEST
 
+/* frees: before its own loop is made, or while that is in use. */
 static int own_loop_in_child(void *data)
 {
 	struct kloop_loop *loop = NULL;
 	struct family *family = data;
 	struct kt_op op;
 
-	KT_CHILD_CHECK(kloop_loop_free(family->loop) == 0);
+	if (family->frees)
+		KT_CHILD_CHECK(kloop_loop_free(family->loop) == 0);
 	KT_CHILD_CHECK(kloop_loop_new(NULL, &loop) == 0);
+	KT_CHILD_CHECK(kloop_loop_turn(loop, 0) >= 0);
+	if (!family->frees)
+		KT_CHILD_CHECK(kloop_loop_free(family->loop) == 0);
 	kt_op_init(&op);
 	KT_CHILD_CHECK(kloop_op_nop(loop, &op.op) == 0);
 	while (!op.last)
@@ -490,9 +655,11 @@ static int own_loop_in_child(void *data)
 
 START_TEST(a_child_makes_its_own)
 {
-	struct family family = { .loop = kt_loop_new(NULL) };
+	struct family family = { .loop = kt_loop_on_rung(_i) };
 
 	kt_turn(family.loop, 0);
+	kt_fork_ok(own_loop_in_child, &family);
+	family.frees = true;
 	kt_fork_ok(own_loop_in_child, &family);
 	kt_turn(family.loop, KT_MS);
 	kt_loop_free(family.loop);
@@ -515,13 +682,16 @@ static Suite *owner_suite(void)
 	tcase_add_loop_test(threads, a_taken_over_receive_loses_nothing, 0, KT_RUNGS);
 	tcase_add_loop_test(threads, a_taken_over_loop_delivers_what_was_done, 0, KT_RUNGS);
 	tcase_add_loop_test(threads, a_loop_freed_elsewhere_delivers_what_was_done, 0, KT_RUNGS);
+	tcase_add_loop_test(threads, a_taken_over_listener_loses_nobody, 0, 2 * KT_RUNGS);
+	tcase_add_loop_test(threads, what_overflowed_has_an_owner, 0, 2);
+	tcase_add_loop_test(threads, the_ring_of_another_thread_takes_none_along, 0, KT_RUNGS);
 	tcase_add_test(threads, freed_by_another_thread);
 	tcase_add_test(threads, freed_after_its_thread_ended);
 
 	tcase_add_test(forks, a_child_cannot_use_it);
 	tcase_add_test(forks, a_child_frees_it);
 	tcase_add_test(forks, a_child_frees_it_sqpoll);
-	tcase_add_test(forks, a_child_makes_its_own);
+	tcase_add_loop_test(forks, a_child_makes_its_own, 0, KT_RUNGS);
 	return suite;
 }
 

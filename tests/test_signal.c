@@ -408,8 +408,8 @@ static Suite *signal_suite(void)
 	tcase_add_test(deliver, each_watcher_gets_its_own);
 	tcase_add_test(deliver, several_loops_watch_one_signal);
 	kt_add_sleeping_test(deliver, loops_of_other_threads_get_it, 0, 1);
-	kt_add_sleeping_test(deliver, a_storm_is_survived, 0, 1);
-	kt_add_sleeping_test(deliver, watchers_change_in_a_storm, 0, 1);
+	kt_add_storm_test(deliver, a_storm_is_survived);
+	kt_add_storm_test(deliver, watchers_change_in_a_storm);
 	tcase_add_test(deliver, a_signal_of_a_forked_child_stays_there);
 
 	tcase_add_test(life, the_former_handler_comes_back);

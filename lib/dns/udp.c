@@ -257,9 +257,13 @@ int kl_udp_ask(struct kl_query *query, unsigned server)
 {
 	struct kloop_resolver *resolver = query->resolver;
 	const struct kloop_address *address = &query->config->servers[server].address;
-	struct kl_flight *flight = kl_calloc(1, sizeof(*flight));
+	struct kl_flight *flight;
 	int ret;
 
+	/* A connection that ends with the loop is no reason to ask elsewhere. */
+	if (kl_loop_is_closing(resolver->loop))
+		return -ESTALE;
+	flight = kl_calloc(1, sizeof(*flight));
 	if (!flight)
 		return -ENOMEM;
 	kloop_op_init(&flight->op, ready);

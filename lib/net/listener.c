@@ -16,6 +16,9 @@
 
 /* How long to wait when descriptors or memory ran out. */
 #define RETRY_NS UINT64_C(100000000)
+/* After the loop changed its thread: when to look again, first and at most. */
+#define FIRST_LOOK_NS UINT64_C(20000000)
+#define LONGEST_LOOK_NS UINT64_C(1000000000)
 /* Of a shared socket's connections, how many are taken before others have their turn. */
 #define SHARED_BATCH 8
 /* Passing errors in a row after which the listener waits as well. */
@@ -28,6 +31,8 @@ struct kloop_listener {
 	struct kloop_op accept_op; /* or the wait for readiness */
 	struct kloop_op close_op;
 	struct kloop_timer retry;
+	struct kloop_timer look;
+	uint64_t look_ns;
 	struct kl_defer defer;
 	struct kl_exit exit;
 	int fd;
@@ -116,6 +121,7 @@ static bool close_step(struct kloop_listener *listener)
 	if (!listener->exiting)
 		kl_loop_remove_exit(listener->loop, &listener->exit);
 	kloop_timer_stop(&listener->retry);
+	kloop_timer_stop(&listener->look);
 	kl_loop_note_call(listener->loop);
 	listener->handlers->on_close(listener, listener->user);
 	kl_free(listener);
@@ -284,11 +290,42 @@ static void wait_ready(struct kloop_listener *listener)
 		wait_and_retry(listener);
 }
 
+/*
+ * An accept that nobody cancelled ended with the ring of another thread. That ring
+ * goes a while after its close, and not before its thread does if it has registered
+ * it; until then the accept that it has is still the first in the socket's queue, and
+ * the kernel wakes the first one only: a connection would wait for the next. So the
+ * accept is begun anew now and then, by which it takes what waits.
+ */
+static void look_again(struct kloop_listener *listener)
+{
+	if (listener->look_ns == 0)
+		listener->look_ns = FIRST_LOOK_NS;
+	/* Without memory the next connection brings it. */
+	if (wanted(listener) && !kl_loop_is_closing(listener->loop))
+		(void)!kloop_timer_start(listener->loop, &listener->look,
+					 kloop_now() + listener->look_ns);
+	if (listener->look_ns < LONGEST_LOOK_NS)
+		listener->look_ns *= 2;
+}
+
+static void run_look(struct kloop_timer *timer)
+{
+	struct kloop_listener *listener = kl_container_of(timer, struct kloop_listener, look);
+
+	listener->busy = true;
+	cancel(listener);
+	look_again(listener);
+	leave(listener);
+}
+
 static void accept_done(struct kloop_op *op, int32_t result, uint32_t flags)
 {
 	struct kloop_listener *listener = kl_container_of(op, struct kloop_listener, accept_op);
 
 	listener->busy = true;
+	if (result == -ECANCELED && !listener->cancelled)
+		look_again(listener);
 	if (!(flags & KLOOP_OP_MORE))
 		listener->cancelled = false;
 	if (result >= 0) {
@@ -395,6 +432,7 @@ int kloop_listener_new(struct kloop_loop *loop, int fd, unsigned flags,
 	kloop_op_init(&listener->accept_op, NULL);
 	kloop_op_init(&listener->close_op, NULL);
 	kloop_timer_init(&listener->retry, run_retry);
+	kloop_timer_init(&listener->look, run_look);
 	r = arm(listener);
 	if (r < 0) {
 		kl_free(listener);
@@ -473,6 +511,7 @@ int kloop_listener_pause(struct kloop_listener *listener)
 		return r;
 	listener->paused = true;
 	kloop_timer_stop(&listener->retry);
+	kloop_timer_stop(&listener->look);
 	cancel(listener);
 	return 0;
 }
@@ -485,6 +524,8 @@ int kloop_listener_resume(struct kloop_listener *listener)
 		return r;
 	listener->paused = false;
 	/* Still in flight, cancelled or not: its last completion goes on from there. */
+	if (listener->look_ns != 0)
+		look_again(listener);
 	if (!wanted(listener) || kloop_op_is_active(&listener->accept_op))
 		return 0;
 	r = arm(listener);
@@ -504,6 +545,7 @@ void kloop_listener_close(struct kloop_listener *listener)
 		return;
 	listener->closing = true;
 	kloop_timer_stop(&listener->retry);
+	kloop_timer_stop(&listener->look);
 	/* Now, not with the turn: kloop_loop_submit() may follow to make it take effect. */
 	cancel(listener);
 	if (!listener->busy)

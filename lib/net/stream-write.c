@@ -338,7 +338,8 @@ struct kl_batch *kl_stream_take_pending(struct kloop_stream *stream)
 
 void kl_stream_send_last(struct kloop_stream *stream, struct kl_batch *batch)
 {
-	if (batch->head == batch->count || kl_batch_get_file(batch))
+	if (batch->head == batch->count || kl_batch_get_file(batch) ||
+	    kl_loop_is_forked(stream->loop))
 		return;
 	fill_message(batch, batch->vector + batch->head, kl_batch_count_segments(batch));
 	(void)!sendmsg(stream->fd, &batch->message, MSG_DONTWAIT | MSG_NOSIGNAL);

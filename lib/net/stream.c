@@ -177,7 +177,8 @@ static void run_exit(struct kl_exit *hook)
 
 	kl_stream_enter(stream);
 	stream->state |= KL_STREAM_EXITING;
-	if (!kl_stream_has(stream, KL_STREAM_OVER)) {
+	/* In a forked child nothing has failed: it is as if its owner had aborted it. */
+	if (!kl_stream_has(stream, KL_STREAM_OVER) && !kl_loop_is_forked(stream->loop)) {
 		kl_stream_fail(stream, -ECANCELED);
 		tell_failure(stream);
 	}

@@ -55,6 +55,10 @@ void kl_defers_run(struct kloop_loop *loop)
 		if (defer == &mark)
 			return;
 		defer->run(defer);
+		if (kl_loop_is_elsewhere(loop)) {
+			kl_loop_drop_defer(loop, &mark);
+			return;
+		}
 	}
 }
 

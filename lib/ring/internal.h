@@ -31,6 +31,13 @@ struct kl_timer_entry {
 	struct kloop_timer *timer;
 };
 
+/* What a completion queue's entry says. */
+struct kl_completion {
+	uint64_t user_data;
+	int32_t result;
+	uint32_t flags;
+};
+
 struct kloop_loop {
 	struct io_uring ring;
 	uint64_t features;
@@ -41,8 +48,11 @@ struct kloop_loop {
 	const void *owner; /* token of the owning thread */
 	unsigned fork_generation;
 	bool bound;  /* its ring belongs to the owner: enabled, descriptor registered */
+	const void *registrant; /* the thread that registered the ring's descriptor, or NULL */
+	bool given_up;		/* the ring is: nothing more is handed to the kernel */
 	bool inside; /* a turn is going on */
 	bool closing;
+	bool forked; /* it ends in a forked child */
 	bool stop;
 	bool called; /* kl_loop_note_call() since the turn began */
 
@@ -60,6 +70,11 @@ struct kloop_loop {
 	size_t backlog_head;
 	size_t backlog_count;
 	size_t backlog_capacity;
+	/* Completions that found their queue full, in order, before what is in the queue. */
+	struct kl_completion *kept;
+	size_t kept_head;
+	size_t kept_count;
+	size_t kept_capacity;
 
 	struct kl_timer_entry *timers; /* [1] is the nearest */
 	size_t timer_count;
@@ -108,6 +123,7 @@ enum {
 	KL_OP_POOLED = 1 << 4,    /* takes its buffers from a pool */
 	KL_OP_CANCELLED = 1 << 5, /* at the loop's end: the kernel was asked to end it */
 	KL_OP_STUBBORN = 1 << 6,  /* the kernel was asked, and said -EALREADY */
+	KL_OP_CLOSES = 1 << 7,    /* a close of a descriptor */
 };
 
 /* In the user_data of a cancel, beside the operation's address. */
@@ -125,11 +141,18 @@ extern const struct kloop_loop_options kl_default_options;
 int kl_ring_open(struct kloop_loop *loop);
 int kl_ring_bind(struct kloop_loop *loop);
 void kl_ring_close(struct kloop_loop *loop);
+void kl_ring_disown(struct kloop_loop *loop);
 
 /* thread.c */
 const void *kl_thread_token(void);
 int kl_fork_watch(void);
 unsigned kl_fork_generation(void);
+extern unsigned kl_fork_count;
+/* Is this a child that was forked after the loop was made? */
+static inline bool kl_loop_is_elsewhere(const struct kloop_loop *loop)
+{
+	return loop->fork_generation != kl_fork_count;
+}
 
 /* submit.c */
 struct io_uring_sqe *kl_sqe_get(struct kloop_loop *loop);
@@ -143,6 +166,16 @@ void kl_ops_cancel_again(struct kloop_timer *timer);
 void kl_backlog_flush(struct kloop_loop *loop);
 int kl_submit(struct kloop_loop *loop, bool get_events);
 int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until_ns);
+
+/* overflow.c */
+void kl_overflow_keep(struct kloop_loop *loop);
+bool kl_overflow_flush(struct kloop_loop *loop);
+
+/* How many completions can be taken without the kernel. */
+static inline unsigned kl_completions_ready(const struct kloop_loop *loop)
+{
+	return (unsigned)loop->kept_count + (loop->ring_open ? io_uring_cq_ready(&loop->ring) : 0);
+}
 
 /* turn.c */
 int kl_dispatch(struct kloop_loop *loop);

@@ -71,12 +71,33 @@ static void await_polling_thread(struct kloop_loop *loop)
 		sched_yield();
 }
 
-static void rescue_close(struct kloop_loop *loop, const struct io_uring_sqe *sqe)
+/*
+ * The entries of the queue are memory that a forked child shares with its parent,
+ * which may have written others since. One that is not the operation's own is
+ * passed over: a descriptor stays open, which is better than another one closed.
+ */
+static bool is_close_of(const struct io_uring_sqe *sqe, const struct kloop_loop *loop,
+			struct kloop_op **ret_op)
 {
-	struct kloop_op *op = (struct kloop_op *)(uintptr_t)sqe->user_data;
+	struct kloop_op *op = loop->in_flight.next;
 
-	if (sqe->opcode == IORING_OP_CLOSE)
-		kl_op_complete_synthetic(loop, op, close(sqe->fd) < 0 ? -errno : 0);
+	if (sqe->opcode != IORING_OP_CLOSE)
+		return false;
+	*ret_op = (struct kloop_op *)(uintptr_t)sqe->user_data;
+	if (!loop->forked)
+		return true;
+	while (op != &loop->in_flight && op != *ret_op)
+		op = op->next;
+	return op == *ret_op && op != &loop->in_flight && op->state & KL_OP_CLOSES;
+}
+
+static void rescue_close(struct kloop_loop *loop, const struct io_uring_sqe *entry)
+{
+	struct io_uring_sqe sqe = *entry;
+	struct kloop_op *op;
+
+	if (is_close_of(&sqe, loop, &op))
+		kl_op_complete_synthetic(loop, op, close(sqe.fd) < 0 ? -errno : 0);
 }
 
 /* Entries that never reached the kernel: a close among them must happen all the same. */
@@ -120,12 +141,17 @@ static void abandon_ring(struct kloop_loop *loop)
 	    !(loop->features & KLOOP_FEATURE_DEFER_TASKRUN))
 		(void)io_uring_register((unsigned)loop->ring.ring_fd,
 					IORING_REGISTER_SYNC_CANCEL, &all, 1);
+	loop->given_up = true;
 	if (loop->ring_open) {
+		kl_ring_disown(loop);
 		loop->owner = kl_thread_token();
-		kl_dispatch(loop);
+		do {
+			kl_dispatch(loop);
+		} while (kl_overflow_flush(loop));
 		rescue_closes(loop);
 	}
 	kl_ring_close(loop);
+	loop->given_up = false;
 	while (loop->in_flight.next != &loop->in_flight)
 		kl_op_complete_synthetic(loop, loop->in_flight.next, -ECANCELED);
 }
@@ -217,7 +243,7 @@ static void drain(struct kloop_loop *loop)
 		} else if (loop->in_flight.next != &loop->in_flight && loop->synthetic == NULL) {
 			ret = kl_submit_and_wait(loop, 100000000, 0);
 			/* Nothing ended: kl_op_note_cancel() says how that can be. */
-			if (ret == 0 && io_uring_cq_ready(&loop->ring) == 0) {
+			if (ret == 0 && kl_completions_ready(loop) == 0) {
 				forget_cancels(loop);
 				asked = false;
 			}
@@ -255,6 +281,35 @@ static void end(struct kloop_loop *loop)
 		 loop->exits.next != &loop->exits);
 }
 
+/*
+ * The end in a forked child. The ring is the parent's, which goes on with it: here
+ * it is unmapped, and nothing is said to the kernel. From then on the loop is one
+ * that this process made and whose ring is gone. Streams and their like are aborted
+ * before their operations complete: what is aborted sends nothing more, shuts
+ * nothing down and sets no option, which would be done to the parent's sockets.
+ */
+static void end_in_child(struct kloop_loop *loop)
+{
+	loop->forked = true;
+	loop->closing = true;
+	loop->inside = false;
+	loop->bound = false;
+	if (loop->ring_open)
+		rescue_closes(loop);
+	kl_ring_close(loop);
+	loop->kept_count = 0;
+	loop->owner = kl_thread_token();
+	loop->fork_generation = kl_fork_generation();
+	/* A close that the kernel has was done before the fork, as a rule. */
+	for (struct kloop_op *op = loop->in_flight.next, *next; op != &loop->in_flight; op = next) {
+		next = op->next;
+		if (op->state & KL_OP_CLOSES)
+			kl_op_complete_synthetic(loop, op, 0);
+	}
+	kl_exits_run(loop);
+	end(loop);
+}
+
 int kloop_loop_free(struct kloop_loop *loop)
 {
 	if (loop == NULL)
@@ -264,6 +319,8 @@ int kloop_loop_free(struct kloop_loop *loop)
 			return -EBUSY;
 		__atomic_store_n(&loop->closing, true, __ATOMIC_RELEASE);
 		end(loop);
+	} else {
+		end_in_child(loop);
 	}
 	kl_signals_clear(loop);
 	kl_timers_clear(loop);
@@ -271,6 +328,7 @@ int kloop_loop_free(struct kloop_loop *loop)
 	kl_ring_close(loop);
 	kl_wake_close(loop);
 	kl_free(loop->backlog);
+	kl_free(loop->kept);
 	kl_free(loop);
 	return 0;
 }
@@ -290,6 +348,11 @@ uint64_t kloop_loop_get_features(const struct kloop_loop *loop)
 bool kl_loop_is_closing(const struct kloop_loop *loop)
 {
 	return loop->closing;
+}
+
+bool kl_loop_is_forked(const struct kloop_loop *loop)
+{
+	return loop->forked;
 }
 
 void kl_loop_count_direct(struct kloop_loop *loop)

@@ -321,6 +321,6 @@ int kl_op_close(struct kloop_loop *loop, struct kloop_op *op, int fd)
 	if (sqe == NULL)
 		return -ENOMEM;
 	io_uring_prep_close(sqe, fd);
-	kl_op_activate(loop, op, sqe, KL_OP_LOOSE);
+	kl_op_activate(loop, op, sqe, KL_OP_LOOSE | KL_OP_CLOSES);
 	return 0;
 }

@@ -60,6 +60,12 @@ void kl_loop_remove_exit(struct kloop_loop *loop, struct kl_exit *hook);
 bool kl_loop_is_closing(const struct kloop_loop *loop);
 
 /*
+ * Is it being freed in a forked child? Its descriptors mean the parent's sockets and
+ * files: nothing is done to them but close(2).
+ */
+bool kl_loop_is_forked(const struct kloop_loop *loop);
+
+/*
  * The pool of receive buffers that streams share, made at the first call.
  * Fails as kloop_pool_new().
  */

@@ -169,16 +169,31 @@ int kl_ring_bind(struct kloop_loop *loop)
 	}
 	loop->timer_slack_ns = timer_slack_ns();
 	if (!(loop->options.without & KLOOP_FEATURE_REGISTERED_RING) &&
-	    io_uring_register_ring_fd(&loop->ring) == 1)
+	    io_uring_register_ring_fd(&loop->ring) == 1) {
+		loop->registrant = kl_thread_token();
 		__atomic_fetch_or(&loop->features, (uint64_t)KLOOP_FEATURE_REGISTERED_RING,
 				  __ATOMIC_RELAXED);
+	}
 	return 0;
+}
+
+/*
+ * The number under which a thread has registered the ring means another ring in
+ * any other thread, or in a forked child: enter none by it, and remove none.
+ */
+void kl_ring_disown(struct kloop_loop *loop)
+{
+	if (loop->registrant != NULL && (loop->registrant != kl_thread_token() ||
+					 loop->fork_generation != kl_fork_generation()))
+		loop->ring.enter_ring_fd = -1;
 }
 
 void kl_ring_close(struct kloop_loop *loop)
 {
 	if (!loop->ring_open)
 		return;
+	kl_ring_disown(loop);
 	io_uring_queue_exit(&loop->ring);
+	loop->registrant = NULL;
 	loop->ring_open = false;
 }

@@ -48,7 +48,7 @@ struct io_uring_sqe *kl_sqe_get(struct kloop_loop *loop)
 		if (sqe != NULL)
 			return sqe;
 		loop->stats.queue_full++;
-		if (loop->ring_enabled && loop->owner == kl_thread_token()) {
+		if (loop->ring_enabled && !loop->given_up && loop->owner == kl_thread_token()) {
 			kl_submit(loop, false);
 			sqe = io_uring_get_sqe(&loop->ring);
 			if (sqe != NULL)
@@ -226,6 +226,7 @@ int kl_submit(struct kloop_loop *loop, bool get_events)
 		loop->stats.enters += will_enter(loop, count);
 		ret = io_uring_submit(&loop->ring);
 	}
+	kl_overflow_keep(loop);
 	return ret < 0 ? settle(ret) : 0;
 }
 
@@ -240,6 +241,9 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	struct io_uring_cqe *cqe;
 	int ret;
 
+	/* What the queue had no room for is there already. */
+	if (loop->kept_count != 0)
+		return kl_submit(loop, true);
 	/* Longer waits would overflow the kernel's arithmetic; waking once in 30 years is no loss. */
 	if (wait_ns > 1000000000000000000)
 		wait_ns = 1000000000000000000;
@@ -249,7 +253,8 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	loop->stats.enters++;
 	loop->stats.waits++;
 	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
-	if ((ret >= 0 || ret == -ETIME) && io_uring_cq_ready(&loop->ring) == 0 && until_ns != 0 &&
+	kl_overflow_keep(loop);
+	if ((ret >= 0 || ret == -ETIME) && kl_completions_ready(loop) == 0 && until_ns != 0 &&
 	    kloop_now() < until_ns)
 		return -EINTR;
 	return ret < 0 ? settle(ret) : 0;

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <pthread.h>
 
-static unsigned fork_generation;
+unsigned kl_fork_count;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static int fork_error;
 
@@ -26,7 +26,7 @@ const void *kl_thread_token(void)
 
 static void count_fork(void)
 {
-	fork_generation++;
+	kl_fork_count++;
 }
 
 static void install(void)
@@ -44,14 +44,14 @@ int kl_fork_watch(void)
 /* Differs in a child from what it was in the parent. */
 unsigned kl_fork_generation(void)
 {
-	return fork_generation;
+	return kl_fork_count;
 }
 
 int kl_loop_check(const struct kloop_loop *loop)
 {
 	if (loop == NULL)
 		return -EINVAL;
-	if (loop->fork_generation != fork_generation)
+	if (kl_loop_is_elsewhere(loop))
 		return -ECHILD;
 	if (loop->closing)
 		return -ESTALE;

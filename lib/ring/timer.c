@@ -165,6 +165,8 @@ int kl_timers_expire(struct kloop_loop *loop)
 		loop->stats.timers_fired++;
 		count++;
 		timer->expire(timer);
+		if (kl_loop_is_elsewhere(loop))
+			break;
 	}
 	loop->timer_floor_ns = 0;
 	return count;

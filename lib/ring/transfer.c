@@ -44,7 +44,7 @@ static void take_position(struct kloop_transfer *t)
 
 static void give_position(const struct kloop_transfer *t)
 {
-	if (t->done == 0 || t->moves == KL_STAYS)
+	if (t->done == 0 || t->moves == KL_STAYS || kl_loop_is_forked(t->op.loop))
 		return;
 	if (t->moves == KL_MOVES)
 		(void)lseek(t->fd, (off_t)(t->offset + t->done), SEEK_SET);

@@ -17,7 +17,7 @@ static bool kernel_has_work(const struct kloop_loop *loop)
 
 static bool completions_there(const struct kloop_loop *loop)
 {
-	return io_uring_cq_ready(&loop->ring) != 0 || loop->synthetic != NULL;
+	return kl_completions_ready(loop) != 0 || loop->synthetic != NULL;
 }
 
 bool kloop_loop_is_ready(const struct kloop_loop *loop)
@@ -48,6 +48,24 @@ static int dispatch_synthetic(struct kloop_loop *loop)
 	return count;
 }
 
+/* The oldest completion; its entry is given back at once. False: there is none. */
+static inline bool take_completion(struct kloop_loop *loop, struct kl_completion *ret_completion)
+{
+	struct io_uring_cqe *cqe;
+
+	if (loop->kept_count != 0) {
+		*ret_completion = loop->kept[loop->kept_head++];
+		if (--loop->kept_count == 0)
+			loop->kept_head = 0;
+		return true;
+	}
+	if (!loop->ring_open || io_uring_peek_cqe(&loop->ring, &cqe) != 0)
+		return false;
+	*ret_completion = (struct kl_completion){ cqe->user_data, cqe->res, cqe->flags };
+	io_uring_cqe_seen(&loop->ring, cqe);
+	return true;
+}
+
 /*
  * Take the completions that are there now; those that arrive meanwhile wait
  * for the next turn, so that timers and the other threads get theirs. Each
@@ -55,19 +73,18 @@ static int dispatch_synthetic(struct kloop_loop *loop)
  */
 int kl_dispatch(struct kloop_loop *loop)
 {
-	unsigned ready = loop->ring_open ? io_uring_cq_ready(&loop->ring) : 0;
-	struct io_uring_cqe *cqe;
+	unsigned ready = kl_completions_ready(loop);
+	struct kl_completion completion;
 	int count = 0;
 
 	if (loop->synthetic != NULL)
 		count += dispatch_synthetic(loop);
-	while (ready-- != 0 && io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
-		uint64_t user_data = cqe->user_data;
+	while (ready-- != 0 && take_completion(loop, &completion)) {
+		uint64_t user_data = completion.user_data;
 		struct kloop_op *op = (struct kloop_op *)(uintptr_t)user_data;
-		int32_t result = cqe->res;
-		uint32_t flags = cqe->flags;
+		int32_t result = completion.result;
+		uint32_t flags = completion.flags;
 
-		io_uring_cqe_seen(&loop->ring, cqe);
 		loop->stats.completions++;
 		if (user_data & KL_CANCEL_BIT) {
 			kl_op_note_cancel(loop, user_data, result);
@@ -80,6 +97,9 @@ int kl_dispatch(struct kloop_loop *loop)
 		if (op != &loop->wake_op)
 			count++;
 		op->complete(op, result, flags);
+		/* A child that returns from a callback must not take what is the parent's. */
+		if (kl_loop_is_elsewhere(loop))
+			break;
 	}
 	return count;
 }
@@ -190,6 +210,14 @@ static int enter(struct kloop_loop *loop)
 	return 0;
 }
 
+static int leave(struct kloop_loop *loop, int ret, int count)
+{
+	__atomic_store_n(&loop->inside, false, __ATOMIC_RELEASE);
+	if (kl_loop_is_elsewhere(loop))
+		return -ECHILD;
+	return ret < 0 ? ret : count;
+}
+
 int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 {
 	int count;
@@ -200,18 +228,22 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	loop->stats.turns++;
 	loop->called = false;
 	kl_defers_run(loop);
+	if (kl_loop_is_elsewhere(loop))
+		return leave(loop, 0, 0);
 	if (loop->backlog_count != 0)
 		kl_backlog_flush(loop);
-	if (queue_flags(loop) & IORING_SQ_CQ_OVERFLOW)
+	if (!(loop->features & KLOOP_FEATURE_SINGLE_ISSUER) &&
+	    queue_flags(loop) & IORING_SQ_CQ_OVERFLOW)
 		loop->stats.overflows++;
 	ret = submit_and_wait(loop, timeout_ns);
 	count = kl_dispatch(loop);
-	count += kl_timers_expire(loop);
-	if (loop->signals != NULL)
+	if (!kl_loop_is_elsewhere(loop))
+		count += kl_timers_expire(loop);
+	if (loop->signals != NULL && !kl_loop_is_elsewhere(loop))
 		count += kl_signals_deliver(loop);
-	count += kl_posts_run(loop);
-	__atomic_store_n(&loop->inside, false, __ATOMIC_RELEASE);
-	return ret < 0 ? ret : count;
+	if (!kl_loop_is_elsewhere(loop))
+		count += kl_posts_run(loop);
+	return leave(loop, ret, count);
 }
 
 int kloop_loop_submit(struct kloop_loop *loop)

@@ -147,11 +147,20 @@ KLOOP_EXPORT int kloop_loop_new(const struct kloop_loop_options *options,
  * Whatever is in flight is cancelled first and completes (with -ECANCELED, or
  * with its result if it was faster) inside this call; timers are dropped
  * without a call. A completion function that submits again is refused with
- * -ESTALE. In a forked child the memory is freed and the parent's operations
- * go on undisturbed.
+ * -ESTALE.
+ *
+ * In a forked child it frees there what the child has copies of: operations
+ * complete with -ECANCELED, lent memory is released, streams and the like end
+ * as if aborted, with on_close alone, lookups end, calls that were posted are
+ * made. Descriptors are closed, as far as they are the library's to close.
+ * Nothing is sent, shut down or cancelled: the parent and its peers notice
+ * nothing. From inside a callback it frees as well, after which the child must
+ * not return from that callback. Without freeing it may return: the turn then
+ * ends with -ECHILD. What the kernel had accepted before the fork, and the
+ * parent was not told of, stays open in the child until it execs or ends.
  *
  * Thread: the owner, or any thread while no other is inside the loop.
- * Returns: 0; -EBUSY inside a callback of the loop.
+ * Returns: 0; -EBUSY inside a callback of the loop, but not in a forked child.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_loop_free(struct kloop_loop *loop);
