@@ -136,9 +136,11 @@ class _Child:
                 stream.close()
 
     def error(self, reason: str) -> MeasureError:
-        """Why it went wrong, with what the process wrote to stderr."""
+        """Why it went wrong, with how the process ended and what it wrote to stderr."""
         self.words.seek(0)
-        return MeasureError("; ".join([f"{self.what}: {reason}",
+        status = self.process.poll()
+        ended = [f"it ended with status {status}"] if status is not None else []
+        return MeasureError("; ".join([f"{self.what}: {reason}", *ended,
                                        *self.words.read().strip().splitlines()[-3:]]))
 
     def write_line(self, line: str) -> None:
@@ -156,7 +158,8 @@ class _Child:
         if not ready:
             raise self.error(f"said nothing within {seconds:g} s")
         if not line:
-            raise self.error(f"ended with status {self.process.wait()}")
+            self.process.wait()
+            raise self.error("ended")
         return line
 
 
