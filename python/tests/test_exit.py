@@ -205,6 +205,8 @@ CASES = {
         """),
     "interrupt": (-2, """
         held = loop.run_until_complete(busy())
+        # Without a handler asyncio is not woken by a signal that comes just before it sleeps.
+        loop.add_signal_handler(signal.SIGUSR2, int)
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
         loop.run_forever()
         """),
