@@ -88,8 +88,9 @@ class Round:
         if self.wrong:
             raise AssertionError(self.wrong[0])
         # Who lost the connection has a part of it; nobody has other bytes.
+        # Of several failures no hook may hear: the interpreter itself needs memory to call it.
         if result is not None and result != self.room.wanted and not (
-                self.seen and self.room.wanted.startswith(result)):
+                (self.seen or self.length > 1) and self.room.wanted.startswith(result)):
             raise AssertionError(f"a wrong result: {result!r:.200}")
         if result is None and not self.seen and not self.stuck:
             raise AssertionError("no result, and no exception anywhere")

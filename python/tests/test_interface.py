@@ -50,6 +50,8 @@ def test_method(name):
         assert parameters(theirs) == []
     else:
         expected, found = parameters(theirs), parameters(ours)
+        if name == "create_task":  # in Python 3.14 asyncio's hands on whatever names there are
+            expected = [each for each in expected if each[1] is not inspect.Parameter.VAR_KEYWORD]
         assert found[:len(expected)] == expected
         # Python 3.10 lacks one of start_tls().
         assert all(kind == inspect.Parameter.KEYWORD_ONLY and default is None

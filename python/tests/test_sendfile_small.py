@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import errno
 import io
 import os
 import queue
@@ -107,6 +108,15 @@ class Tap:
         return lengths
 
 
+def is_read_at_once(file):
+    """Can its file system read without waiting? tmpfs of Linux 6.18 cannot."""
+    try:
+        return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP
+        return False
+
+
 @pytest.mark.parametrize("count, records", [(1000, 1), (16000, 1), (SIZE, 3)])
 def test_one_record(kernel_loop, certificates, file, message, count, records):
     """A header and a small file leave as one record."""
@@ -128,7 +138,9 @@ def test_one_record(kernel_loop, certificates, file, message, count, records):
             protocol.transport.write(b"header")
             assert await loop.sendfile(protocol.transport, file, 0, count) == count
             await until(lambda: taps)
-            assert len(taps[0].data_records()) == records
+            # The long way has a record for the header.
+            apart = records == 1 and not is_read_at_once(file)
+            assert len(taps[0].data_records()) == records + apart
 
     run(loop, case())
 

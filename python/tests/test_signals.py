@@ -27,6 +27,9 @@ def restore_signals():
 
 def kill_later(loop, number, delay=0.02):
     """From another thread, so that the loop sleeps when it comes."""
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        # Without any handler asyncio sleeps over a signal that comes just before it sleeps.
+        loop.add_signal_handler(signal.SIGURG, int)
     timer = threading.Timer(delay, os.kill, (os.getpid(), number))
     timer.start()
     return timer
