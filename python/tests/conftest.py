@@ -14,6 +14,10 @@ from resolver_tools import Files, NameServer
 from tls_tools import Certificates
 from transport_tools import PAIRS
 
+# Who runs the tests in the background of a script has it ignored, here and in every child.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FACTORIES = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
 
 

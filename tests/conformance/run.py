@@ -26,6 +26,7 @@ import fnmatch
 import importlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
 import unittest
@@ -231,6 +232,9 @@ def report(results, exclusions):
 
 
 def main():
+    # Who runs this in the background of a script has it ignored, here and in every child.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser()
     parser.add_argument("--loop", choices=("kloop", "asyncio", "uvloop"), default="kloop")
     parser.add_argument("--uses-loop", action="store_true")
