@@ -388,7 +388,8 @@ START_TEST(many_lookups_in_flat_memory)
 		}
 	}
 	/* The cache may be fuller by an answer, and have a few buckets. */
-	ck_assert_int_le(settled_fd_count(), fds + 2);
+	/* So many sockets may stay for the next questions: more were repeated in one half. */
+	ck_assert_int_le(settled_fd_count(), fds + 64);
 	ck_assert_uint_le(kt_fault_bytes(), bytes + 16384);
 	leave_loop();
 	kt_fault_remove();
