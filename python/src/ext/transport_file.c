@@ -10,8 +10,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* Smaller files, where TLS encrypts them, are written as bytes are. */
@@ -192,17 +194,28 @@ static size_t get_small(const TransportObject *self, int fd, uint64_t offset, ui
 		       : 0;
 }
 
+/* Read what is in memory. Where a file system cannot say what is (tmpfs), all of it is. */
+static ssize_t read_cached(int fd, uint64_t offset, void *buffer, size_t bytes)
+{
+	struct iovec vector = {.iov_base = buffer, .iov_len = bytes};
+	ssize_t result = preadv2(fd, &vector, 1, (off_t)offset, RWF_NOWAIT);
+	struct statfs system;
+
+	if (result >= 0 || errno != EOPNOTSUPP || fstatfs(fd, &system) < 0 ||
+	    (system.f_type != TMPFS_MAGIC && system.f_type != RAMFS_MAGIC))
+		return result;
+	/* What was swapped out is waited for, as any memory is. */
+	return preadv2(fd, &vector, 1, (off_t)offset, 0);
+}
+
 /* Those bytes, if all of them are in memory. 1; 0 if not, or -1 with an error set. */
 static int read_small(int fd, uint64_t offset, size_t bytes, PyObject **ret_body)
 {
 	PyObject *body = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
-	struct iovec vector;
 
 	if (body == NULL)
 		return -1;
-	vector.iov_base = PyBytes_AS_STRING(body);
-	vector.iov_len = bytes;
-	if (preadv2(fd, &vector, 1, (off_t)offset, RWF_NOWAIT) != (ssize_t)bytes) {
+	if (read_cached(fd, offset, PyBytes_AS_STRING(body), bytes) != (ssize_t)bytes) {
 		Py_DECREF(body);
 		return 0;
 	}
