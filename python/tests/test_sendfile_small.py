@@ -528,3 +528,23 @@ def test_unread_file_is_refused_by_asyncio_too(loop, certificates, file):
 
     run(loop, case())
 
+
+
+def test_size_of_the_short_way(kernel_loop, certificates, tmp_path):
+    """Up to 64 KiB; exactly that much is for the kernel's TLS, where there is one."""
+    loop = kernel_loop
+    path = tmp_path / "large"
+    path.write_bytes(bytes(70_000))
+
+    async def case():
+        async with served(loop, certificates.server(), read_to_end,
+                          certificates.trusting()) as protocol:
+            transport = protocol.transport
+            kernel = transport.get_extra_info("ktls_send_reason") in (
+                None, "there was no need so far")
+            with path.open("rb", buffering=0) as file:
+                assert transport._send_small(file, 0, 65537) is None
+                assert transport._send_small(file, 4464, None) == (None if kernel else 65536)
+                assert transport._send_small(file, 4465, None) == 65535
+
+    run(loop, case())

@@ -16,7 +16,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-/* Smaller files, where TLS encrypts them, are written as bytes are. */
+/* Files up to here are written as bytes are, where TLS encrypts them. */
 #define SMALL_BYTES ((uint64_t)64 << 10)
 
 int kl_transport_check_file(TransportObject *self)
@@ -174,6 +174,17 @@ static int get_descriptor(struct kl_state *state, PyObject *file, int *ret_fd)
 	return good;
 }
 
+/* Is it worth the kernel's TLS, where that is to be had? */
+static bool is_for_kernel(const TransportObject *self, uint64_t bytes)
+{
+	int state;
+
+	if (bytes < SMALL_BYTES || self->tls->session == NULL)
+		return false;
+	state = kloop_tls_get_ktls(self->tls->session, KLOOP_TLS_SEND);
+	return state == 1 || state == KLOOP_ERROR_KTLS_UNUSED;
+}
+
 /* How much of the file is to be sent; 0 if that is not for the short way. */
 static size_t get_small(const TransportObject *self, int fd, uint64_t offset, uint64_t bytes)
 {
@@ -189,7 +200,8 @@ static size_t get_small(const TransportObject *self, int fd, uint64_t offset, ui
 	if (have < bytes)
 		bytes = have;
 	/* Beyond the mark the caller is to wait, as in drain(). */
-	return bytes < SMALL_BYTES && kl_transport_write_bytes(self) + bytes <= self->high_bytes
+	return bytes <= SMALL_BYTES && !is_for_kernel(self, bytes) &&
+			       kl_transport_write_bytes(self) + bytes <= self->high_bytes
 		       ? (size_t)bytes
 		       : 0;
 }
