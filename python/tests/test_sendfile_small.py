@@ -19,19 +19,6 @@ from transport_tools import (
 SIZE = 20_000
 
 
-@pytest.fixture(scope="module")
-def message():
-    return os.urandom(SIZE)
-
-
-@pytest.fixture
-def file(tmp_path, message):
-    path = tmp_path / "file"
-    path.write_bytes(message)
-    with path.open("rb") as opened:
-        yield opened
-
-
 @contextlib.asynccontextmanager
 async def served(loop, context, function, client_context):
     """A server's end of a connection, whose other end is function(sock), in a thread."""
