@@ -2,6 +2,7 @@
 """Fixtures: every case that takes `loop` or `loop_factory` runs on asyncio's loop and on kloop's."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -94,6 +95,21 @@ def dns_loop(dns):
 def certificates(tmp_path_factory):
     """Made once; see tls_tools.Certificates."""
     return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def message(request):
+    """Bytes of no pattern, as many as the module's SIZE says."""
+    return os.urandom(request.module.SIZE)
+
+
+@pytest.fixture
+def file(tmp_path, message):
+    """A file, open for reading, with the message in it."""
+    path = tmp_path / "file"
+    path.write_bytes(message)
+    with path.open("rb") as opened:
+        yield opened
 
 
 # The sslproto of Python 3.10 is an older one, which keeps fewer of the promises.
