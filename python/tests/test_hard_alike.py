@@ -92,6 +92,9 @@ def outcome(factory, scenario):
 
 def check_alike(scenario):
     outcomes = {name: outcome(factory, scenario) for name, factory in LOOPS.items()}
+    # Since 3.12 asyncio's writer stays where resume_writing() ends the run, with nothing to write.
+    outcomes["asyncio"]["handled"] = [
+        context for context in outcomes["asyncio"]["handled"] if context[1] != "AssertionError"]
     # asyncio accepts in a task, which ends with the exception that ends the run.
     for end in "KeyboardInterrupt", "SystemExit":
         forgotten = ("Task exception was never retrieved", end, ("exception", "future", "message"))
