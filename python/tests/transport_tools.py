@@ -12,9 +12,9 @@ import threading
 TIMEOUT = 60
 
 
-def run(loop, case):
+def run(loop, case, seconds=2 * TIMEOUT):
     """Run a coroutine to its end, on this loop."""
-    return loop.run_until_complete(asyncio.wait_for(case, 2 * TIMEOUT))
+    return loop.run_until_complete(asyncio.wait_for(case, seconds))
 
 
 class Noting:
