@@ -105,9 +105,8 @@ def message(request):
 
 
 @pytest.fixture
-def file(tmp_path, message):
+def file(path, message):
     """A file, open for reading, with the message in it."""
-    path = tmp_path / "file"
     path.write_bytes(message)
     with path.open("rb") as opened:
         yield opened
