@@ -8,6 +8,7 @@ import pytest
 
 import kloop
 from port_tools import free_port
+from resolver_tools import cancel_when_asked
 from transport_tools import run
 
 
@@ -155,12 +156,7 @@ def test_failures(dns_loop, name, code):
 
 def test_cancelled_connection(dns_loop, name_server):
     async def main():
-        task = asyncio.ensure_future(asyncio.open_connection("silent.test", 80))
-        while not name_server.count("silent.test"):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_when_asked(name_server, asyncio.open_connection("silent.test", 80))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert dns_loop.resolver.stats()["in_flight"] == 0
