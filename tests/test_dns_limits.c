@@ -171,6 +171,7 @@ START_TEST(on_every_rung)
 	if (_i >= KT_RUNGS) {
 		kloop_resolver_options_free(options);
 		options = kt_resolver_options(NULL, NULL, 0);
+		be_patient();
 		use_first();
 	} else {
 		use();
