@@ -233,7 +233,7 @@ START_TEST(a_handshake_that_hangs)
 {
 	trust();
 	add(&first, NULL, 0);
-	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 200 * KT_MS, 1), 0);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, short_ns(), 1), 0);
 	use();
 	first.mode = KT_DOT_HANG;
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
@@ -282,7 +282,7 @@ START_TEST(a_connection_that_went_silent)
 
 	trust();
 	add(&first, NULL, 0);
-	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 300 * KT_MS, 1), 0);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, short_ns(), 1), 0);
 	use();
 	check_www_in_time();
 	before = first.connections;
@@ -325,7 +325,7 @@ START_TEST(answers_to_nothing)
 	trust();
 	add(&first, NULL, 0);
 	ck_assert_int_eq(kloop_resolver_options_set_timeout(
-				 options, waits ? 300 * KT_MS : 30000 * KT_MS, 1),
+				 options, waits ? short_ns() : 30000 * KT_MS, 1),
 			 0);
 	use();
 	first.hook = unasked;
