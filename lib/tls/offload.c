@@ -470,7 +470,7 @@ static int hand_over(struct kloop_tls *tls)
 		return KLOOP_ERROR_TLS_LIBRARY;
 	if (bytes == 0)
 		return 0;
-	r = kl_batch_append(&batch, data, (size_t)bytes, 0);
+	r = kl_batch_append(tls->stream->loop, &batch, data, (size_t)bytes, 0);
 	if (r == 0)
 		r = kl_batch_set_control(batch, SOL_TLS, TLS_SET_RECORD_TYPE, type);
 	if (r < 0) {

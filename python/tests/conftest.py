@@ -2,6 +2,7 @@
 """Fixtures: every case that takes `loop` or `loop_factory` runs on asyncio's loop and on kloop's."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -130,6 +131,15 @@ def tls_loop(request):
         _kloop._tls_refuse(None)
         loop.close()
     loop.set_exception_handler(None)
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """For many short cases that collect: what is there already is not looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def run_until_quiet(loop):

@@ -18,6 +18,7 @@ import pytest
 import kloop
 from transport_tools import TIMEOUT, receive_all, tcp_pair, turns, unix_pair, until, wait
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
 STREAM_CALLBACKS = ["connection_made", "data_received", "eof_received", "pause_writing",
                     "resume_writing", "connection_lost"]
 BUFFERED_CALLBACKS = ["connection_made", "get_buffer", "buffer_updated", "eof_received",

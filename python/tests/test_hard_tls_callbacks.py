@@ -14,6 +14,7 @@ from test_hard_callbacks import (
     check_raised, in_a_loop, make, make_raising)
 from transport_tools import turns, until
 
+pytestmark = pytest.mark.usefixtures("little_garbage")
 LARGE = 3_000_000  # more than the buffers of both sockets and of TLS hold
 CASES = [(Stream, where) for where in STREAM_CALLBACKS]
 CASES += [(Buffered, where) for where in BUFFERED_CALLBACKS]
