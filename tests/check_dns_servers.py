@@ -242,6 +242,12 @@ def same(found, expected):
     assert found == expected, f"{found} is not {expected}"
 
 
+def sent(resolver, expected):
+    """So many questions were sent, or more by what was repeated by a machine that stood still."""
+    stats = resolver.stats()
+    assert expected <= stats["sent"] <= expected + 2 * stats["retries"], stats
+
+
 def ordinary(setting):
     """Those who serve the zone test."""
     return {"nsd": setting.nsd, "named": setting.named, "unbound": setting.unbound}.items()
@@ -312,7 +318,7 @@ def no_such_name_and_no_such_type(setting):
                 same(reply["cached"], 0)
                 again = resolver.query(name, kind)
                 same((again["cached"], again["result"]), (1, result))
-            same(resolver.stats()["sent"], 3 if server_name == "named" else 2)  # BADCOOKIE
+            sent(resolver, 3 if server_name == "named" else 2)  # BADCOOKIE
             same(resolver.stats()["entries"], 2)
 
 
@@ -362,11 +368,12 @@ def cookies(setting):
     for server, name in ((setting.knot, "a{}.cookies.test"), (setting.named, "a{}.many.test")):
         with Resolver(server) as resolver:
             same(resolver.query(name.format(0), A)["result"], OK)
-            same(resolver.stats()["sent"], 2)
+            sent(resolver, 2)
             for i in range(1, 20):
                 same(resolver.query(name.format(i), A)["result"], OK)
             stats = resolver.stats()
-            same((stats["sent"], stats["refused"], stats["tcp"]), (21, 0, 0))
+            sent(resolver, 21)
+            same((stats["refused"], stats["tcp"]), (0, 0))
             prefix = name.format("").replace("a.", "b.")
             resolver.say("start", 100, prefix, A)
             same(resolver.say("wait"), {OK: 100})
@@ -551,7 +558,7 @@ def tls_that_is_not_to_be_trusted(setting):
     # One in the clear was added on purpose: it answers when TLS has failed.
     with Resolver(address + "/tls:other.test", setting.nsd, trust=trust) as resolver:
         same(resolver.data("www.test", A), ["192.0.2.1"])
-        same(resolver.stats()["sent"], 1)
+        sent(resolver, 1)
 
 
 @test

@@ -86,7 +86,7 @@ static void make_loop(bool sqpoll)
 	check(kloop_loop_options_new(&options), "options");
 	check(kloop_loop_options_set_sqpoll(options, sqpoll, 2000, -1), "sqpoll");
 	if (sqpoll)
-		check(kloop_loop_options_set_spin(options, 10000000), "spin");
+		check(kloop_loop_options_set_spin(options, 1000000000), "spin");
 	check(kloop_loop_new(options, &the_loop), "loop");
 	kloop_loop_options_free(options);
 }

@@ -177,8 +177,7 @@ START_TEST(peer_goes)
 	int fd = deaf_peer(&address);
 	const struct kloop_address *peer = open_client(&client, loop, &address, _i % 2);
 
-	for (int i = 0; i < 20; i++)
-		kt_datagram_put(&client, &i, sizeof(i), peer);
+	put_numbers(&client, peer);
 	kt_turn_for(loop, 5);
 	kt_close(fd);
 	kt_turn_until(loop, &client.count[KT_DATAGRAM_ERROR], 1);
@@ -186,7 +185,7 @@ START_TEST(peer_goes)
 	if (peer)
 		kt_assert_address(&client.peers[0], peer);
 	kt_datagram_end(&client);
-	ck_assert_int_le(client.count[KT_DATAGRAM_ERROR], 20);
+	ck_assert_int_le(client.count[KT_DATAGRAM_ERROR], MANY);
 	kt_loop_free(loop);
 }
 END_TEST

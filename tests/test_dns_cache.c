@@ -2,23 +2,17 @@
 /* The cache as lookups see it. */
 #include "dnsservers.h"
 
-/* So many questions, and those that a slow machine has asked once more. */
-static int asked(int questions)
-{
-	return questions + (int)STAT(timeouts);
-}
-
 START_TEST(answers_are_kept)
 {
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
 	ck_assert_str_eq(resolve("WWW.test"), "192.0.2.1");
 	ck_assert_str_eq(resolve("nosuch.test"), "KLOOP_ERROR_DNS_NONAME");
 	ck_assert_str_eq(resolve("nosuch.test"), "KLOOP_ERROR_DNS_NONAME");
-	ck_assert_int_eq(first.questions, asked(2));
+	kt_assert_asked(resolver, first.questions, 2);
 	ck_assert_uint_eq(STAT(cache_entries), 2);
 	ck_assert_int_eq(kloop_resolver_flush(resolver, "www.TEST"), 1);
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	ck_assert_int_eq(first.questions, asked(3));
+	kt_assert_asked(resolver, first.questions, 3);
 	ck_assert_int_eq(kloop_resolver_flush(resolver, NULL), 2);
 	/* Failures are not. */
 	first.hook = say;
@@ -34,7 +28,7 @@ START_TEST(no_time_no_cache)
 	first.ttl_s = 0;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	ck_assert_int_eq(first.questions, 2);
+	kt_assert_asked(resolver, first.questions, 2);
 }
 END_TEST
 
@@ -62,27 +56,39 @@ START_TEST(stale_answers)
 	first.quiet = false;
 	first.questions = 0;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	ck_assert_int_eq(first.questions, 1);
+	kt_assert_asked(resolver, first.questions, 1);
 }
 END_TEST
 
-START_TEST(hot_names_are_fetched_early)
+/* False: it took so long that the answer was too old in the midst of it. */
+static bool fetch_early(void)
 {
-	int questions;
+	uint64_t start = kloop_now();
 
-	first.ttl_s = 2;
-	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	for (int i = 0; i < 8; i++)
+	first.questions = 0;
+	for (int i = 0; i < 9; i++)
 		ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	ck_assert_int_eq(first.questions, 1);
 	kt_turn_for(loop, 1850);
-	questions = first.questions;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
+	if (kloop_now() - start >= 2000 * KT_MS)
+		return false;
+	kt_turn_until(loop, &first.questions, 2);
 	kt_turn_for(loop, 200);
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
-	ck_assert_int_eq(first.questions, questions + 1);
-	/* Unless the machine was asleep meanwhile, nobody waited. */
-	ck_assert_uint_le(STAT(prefetches), 1);
+	if (kloop_now() - start >= 3800 * KT_MS)
+		return false;
+	kt_assert_asked(resolver, first.questions, 2);
+	ck_assert_uint_eq(STAT(prefetches), 1);
+	return true;
+}
+
+START_TEST(hot_names_are_fetched_early)
+{
+	first.ttl_s = 2;
+	for (int i = 0; !fetch_early(); i++) {
+		ck_assert_int_lt(i, 20);
+		use(options_for(1));
+	}
 }
 END_TEST
 

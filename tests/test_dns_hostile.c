@@ -85,7 +85,8 @@ START_TEST(another_port_is_not_heard)
 	first.hook = from_elsewhere;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
 	ck_assert_uint_eq(STAT(packets_refused), 0);
-	ck_assert_uint_eq(STAT(packets_received), 1);
+	ck_assert_uint_ge(STAT(packets_received), 1);
+	ck_assert_uint_le(STAT(packets_received), 1 + STAT(retries));
 }
 END_TEST
 
@@ -96,7 +97,7 @@ static int flood(struct kt_dns *server, const struct kt_question *question, uint
 	if (question->tcp)
 		return -1;
 	wire[0] ^= 0x80;
-	for (int i = 0; i < 20000; i++) {
+	for (int i = 0; i < 3000; i++) {
 		wire[1] ^= (uint8_t)i;
 		kt_dns_send(server, question, wire, (size_t)bytes);
 	}
@@ -105,7 +106,11 @@ static int flood(struct kt_dns *server, const struct kt_question *question, uint
 
 START_TEST(a_flood_of_forged_answers)
 {
+	struct kloop_resolver_options *options = options_for(1);
+
 	/* The buffer of the socket is full of them: TCP, or a second question, brings the truth. */
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 30000 * KT_MS, 2), 0);
+	use(options);
 	first.hook = flood;
 	ck_assert_str_eq(resolve("www.test"), "192.0.2.1");
 	ck_assert_uint_gt(STAT(packets_refused), 10);

@@ -51,13 +51,22 @@ START_TEST(one_question_at_a_time)
 	add_clear();
 	use_conf(lines[_i]);
 	use();
-	noted = answered = 0;
 	clear.hook = note;
-	check_www();
-	ck_assert_int_eq(noted, 2);
-	ck_assert_uint_ne(types[0], types[1]);
-	/* Both on one socket, or one after the other on two. */
-	ck_assert((ports[0] == ports[1]) == (_i == 2));
+	/* Both on one socket, or one after the other on two, whose ports may be the same by chance. */
+	for (int counted = 0, same = 0; counted < 4;) {
+		uint64_t retries = STAT(retries);
+
+		noted = answered = 0;
+		check_www();
+		if (STAT(retries) != retries)
+			continue; /* the machine stood still, and it asked once more */
+		ck_assert_int_eq(noted, 2);
+		ck_assert_uint_ne(types[0], types[1]);
+		counted++;
+		same += ports[0] == ports[1];
+		ck_assert_int_ge(same, _i == 2 ? counted : 0);
+		ck_assert_int_le(same, _i == 2 ? 4 : 2);
+	}
 	kt_files_close(&files);
 }
 END_TEST
@@ -97,8 +106,8 @@ START_TEST(servers_take_turns)
 	use();
 	for (int i = 0; i < 10; i++)
 		check_www();
-	ck_assert_int_eq(clear.questions, _i == 0 ? 10 : 20);
-	ck_assert_int_eq(other.questions, _i == 0 ? 10 : 0);
+	kt_assert_asked(resolver, clear.questions, _i == 0 ? 10 : 20);
+	kt_assert_asked(resolver, other.questions, _i == 0 ? 10 : 0);
 	kt_dns_close(&other);
 	kt_files_close(&files);
 }
@@ -216,6 +225,19 @@ static void choose(int which)
 	clear.hook = which == 1 ? truncate_it : NULL;
 }
 
+/* The descriptors once those that are on their way to be closed are. */
+static int settled_fd_count(void)
+{
+	int count, before;
+
+	do {
+		before = kt_fd_count();
+		kt_turn_for(loop, 20);
+		count = kt_fd_count();
+	} while (count < before);
+	return count;
+}
+
 /* From none on, until there are as many as it takes. */
 START_TEST(one_descriptor_more_each_time)
 {
@@ -225,11 +247,10 @@ START_TEST(one_descriptor_more_each_time)
 	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
 	choose(_i);
 	use();
-	check_www();
+	check_www_in_time();
 	kloop_resolver_close(resolver);
 	resolver = NULL;
-	kt_turn_for(loop, 1);
-	base = kt_fd_count();
+	base = settled_fd_count();
 	for (more = 0; more < 40 && done < 3; more++) {
 		struct kt_lookup lookup;
 
@@ -250,7 +271,7 @@ START_TEST(one_descriptor_more_each_time)
 		done += lookup.result == 0;
 		kt_lookup_clear(&lookup);
 		/* And with enough of them it goes on. */
-		check_www();
+		check_www_in_time();
 	}
 	ck_assert_int_eq(done, 3);
 }
@@ -287,7 +308,7 @@ START_TEST(each_allocation_fails_once)
 			      kloop_error_name(lookup.result));
 		kt_lookup_clear(&lookup);
 		if (ret == 0)
-			check_www();
+			check_www_in_time();
 		kloop_resolver_close(ret == 0 ? resolver : NULL);
 		resolver = NULL;
 		kloop_resolver_options_free(options);
@@ -357,13 +378,14 @@ START_TEST(many_lookups_in_flat_memory)
 			kt_turn(loop, KT_MS);
 		ck_assert_uint_le(STAT(cache_bytes), 65536);
 		if (i == ROUNDS / 2) {
+			fds = settled_fd_count();
 			bytes = kt_fault_bytes();
-			fds = kt_fd_count();
 		}
 	}
 	/* The cache may be fuller by an answer, and have a few buckets. */
+	/* So many sockets may stay for the next questions: more were repeated in one half. */
+	ck_assert_int_le(settled_fd_count(), fds + 64);
 	ck_assert_uint_le(kt_fault_bytes(), bytes + 16384);
-	ck_assert_int_le(kt_fd_count(), fds + 2);
 	leave_loop();
 	kt_fault_remove();
 	set_up();

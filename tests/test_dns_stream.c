@@ -238,7 +238,7 @@ START_TEST(a_handshake_that_hangs)
 	first.mode = KT_DOT_HANG;
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
 	first.mode = KT_DOT_NORMAL;
-	check_www();
+	check_www_in_time();
 }
 END_TEST
 
@@ -278,16 +278,19 @@ END_TEST
 
 START_TEST(a_connection_that_went_silent)
 {
+	int before;
+
 	trust();
 	add(&first, NULL, 0);
 	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 300 * KT_MS, 1), 0);
 	use();
-	check_www();
+	check_www_in_time();
+	before = first.connections;
 	first.mode = KT_DOT_MUTE;
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_TIMEOUT");
 	first.mode = KT_DOT_NORMAL;
-	check_www();
-	ck_assert_int_eq(first.connections, 2);
+	check_www_in_time();
+	ck_assert_int_gt(first.connections, before);
 }
 END_TEST
 
@@ -317,16 +320,22 @@ static int unasked(struct kt_dot *server, const struct kt_question *question, ui
 START_TEST(answers_to_nothing)
 {
 	int what = _i;
+	bool waits = what == 0 || what == 2;
 
 	trust();
 	add(&first, NULL, 0);
-	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 300 * KT_MS, 1), 0);
+	ck_assert_int_eq(kloop_resolver_options_set_timeout(
+				 options, waits ? 300 * KT_MS : 30000 * KT_MS, 1),
+			 0);
 	use();
 	first.hook = unasked;
 	first.data = &what;
-	ck_assert_str_eq(resolve("www.test"), what == 0 || what == 2 ? "KLOOP_ERROR_DNS_TIMEOUT" :
-								       "KLOOP_ERROR_DNS_AGAIN");
-	ck_assert_uint_ge(STAT(packets_refused), 2);
+	/* Of both families, where the machine does not stand still for so long that none comes. */
+	for (int i = 0; STAT(packets_refused) < 2; i++) {
+		ck_assert_int_lt(i, 100);
+		ck_assert_str_eq(resolve("www.test"),
+				 waits ? "KLOOP_ERROR_DNS_TIMEOUT" : "KLOOP_ERROR_DNS_AGAIN");
+	}
 }
 END_TEST
 
@@ -345,12 +354,29 @@ START_TEST(late_answers_are_nobodys)
 	struct kt_lookup one, two;
 
 	use_first();
-	first.hold = 2;
-	start_one(&one, "one.test");
-	kt_turn_until(loop, &first.questions, 1);
-	ck_assert_int_eq(kloop_lookup_cancel(&one.lookup), 0);
-	ck_assert_int_eq(kt_lookup_wait(&one, loop), -ECANCELED);
-	start_one(&two, "two.test");
+	ck_assert_str_eq(kt_resolve(loop, resolver, "one.test", AF_INET), "192.0.2.11");
+	/*
+	 * Where the machine stands still for longer than answers take, the connection counts as
+	 * dead at the cancel, and the second question goes on another one: that is once more.
+	 */
+	for (int i = 0;; i++) {
+		ck_assert_int_lt(i, 100);
+		first.connections = 1;
+		first.questions = 0;
+		first.hold = 2;
+		start_one(&one, "one.test");
+		kt_turn_until(loop, &first.questions, 1);
+		ck_assert_int_eq(kloop_lookup_cancel(&one.lookup), 0);
+		ck_assert_int_eq(kt_lookup_wait(&one, loop), -ECANCELED);
+		start_one(&two, "two.test");
+		kt_turn_until(loop, &first.questions, 2);
+		if (first.connections == 1)
+			break;
+		first.hold = 0;
+		ck_assert_int_eq(kloop_lookup_cancel(&two.lookup), 0);
+		ck_assert_int_eq(kt_lookup_wait(&two, loop), -ECANCELED);
+		ck_assert_str_eq(kt_resolve(loop, resolver, "one.test", AF_INET), "192.0.2.11");
+	}
 	ck_assert_int_eq(kt_lookup_wait(&two, loop), 0);
 	ck_assert_str_eq(kt_addresses_text(two.addresses), "192.0.2.22");
 	kt_lookup_clear(&two);

@@ -161,7 +161,7 @@ START_TEST(in_the_clear_if_that_was_said)
 	use();
 	check_www();
 	ck_assert_int_eq(first.questions, 0);
-	ck_assert_int_eq(clear.questions, 2);
+	kt_assert_asked(resolver, clear.questions, 2);
 }
 END_TEST
 
@@ -186,8 +186,8 @@ START_TEST(in_the_clear_after_the_time)
 	ck_assert_int_eq(kloop_resolver_options_set_timeout(options, 300 * KT_MS, 1), 0);
 	use();
 	first.mode = KT_DOT_MUTE;
-	check_www();
-	ck_assert_int_eq(clear.questions, 2);
+	check_www_in_time();
+	ck_assert_int_ge(clear.questions, 2);
 }
 END_TEST
 

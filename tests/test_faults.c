@@ -161,7 +161,7 @@ static bool all_done(void)
 
 static void take_turns(void)
 {
-	uint64_t end = kloop_now() + 5000 * KT_MS;
+	uint64_t end = kloop_now() + KT_PATIENCE_MS * KT_MS;
 
 	if (world->signal)
 		raise(SIGUSR1);

@@ -174,7 +174,7 @@ START_TEST(a_turn_waits_as_long_as_told)
 
 	ck_assert_int_eq(kt_turn(loop, 30 * KT_MS), 0);
 	ck_assert_uint_ge(kloop_now() - start, 30 * KT_MS);
-	ck_assert_uint_lt(kloop_now() - start, 5000 * KT_MS);
+	ck_assert_uint_lt(kloop_now() - start, KT_PATIENCE_MS * KT_MS);
 	ck_assert_uint_ge(KT_STAT(loop, waits), waits + 1);
 	/* The shortest wait there is must not become an endless one. */
 	ck_assert_int_eq(kt_turn(loop, 1), 0);
@@ -429,11 +429,12 @@ START_TEST(a_handler_ends_the_wait)
 	kt_pipe(fds);
 	kt_op_init(&op);
 	KT_ACCEPTED(kloop_op_poll(loop, &op.op, fds[0], 1));
-	set_alarm(20, 0);
-	r = kloop_loop_turn(loop, 10000 * KT_MS);
+	/* Again and again: the first one may come before the wait. */
+	set_alarm(20, 20);
+	r = kloop_loop_turn(loop, 2 * KT_PATIENCE_MS * KT_MS);
+	set_alarm(0, 0);
 	ck_assert_int_eq(r, -EINTR);
-	ck_assert_uint_lt(kloop_now() - start, 5000 * KT_MS);
-	ck_assert_int_eq(alarms, 1);
+	ck_assert_uint_lt(kloop_now() - start, KT_PATIENCE_MS * KT_MS);
 
 	/* Nothing is lost: what was in flight still is, and completes. */
 	ck_assert_int_eq(op.completions, 0);

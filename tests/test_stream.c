@@ -421,7 +421,7 @@ START_TEST(broken_pipe)
 	kt_stream_open(&stream, loop, fds[0], 0);
 	kt_close(fds[1]);
 	/* The first write to TCP may still succeed: its peer answers with a reset. */
-	for (int i = 0; i < 100 && stream.count[KT_ON_ERROR] == 0; i++) {
+	for (int i = 0; i < KT_PATIENCE_MS && stream.count[KT_ON_ERROR] == 0; i++) {
 		kt_lend(&stream, &lent, "x", 1);
 		kt_turn_until(loop, &lent.released, 1);
 		if (lent.status < 0)

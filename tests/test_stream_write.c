@@ -370,7 +370,7 @@ START_TEST(try_write)
 	ck_assert_uint_eq(kt_turn_read(loop, fds[1], back, 1), 1);
 	ck_assert_int_eq(back[0], 'a');
 	kt_close(fds[1]);
-	for (int i = 0; !sqpoll && i < 100; i++) {
+	for (int i = 0; !sqpoll && i < KT_PATIENCE_MS; i++) {
 		taken = kloop_stream_try_write(stream.stream, "x", 1);
 		if (taken < 0)
 			break;

@@ -9,7 +9,7 @@ import pytest
 
 import kloop
 
-LONG = 30
+LONG = 60
 
 
 @pytest.fixture(params=["plain", "sqpoll", "oldest"])

@@ -53,6 +53,15 @@ def wire_data(kind, value):
     return wire_name(value)
 
 
+def was_asked(loop, count, expected):
+    """A server's count is this, or more by what the loop's resolver repeated.
+
+    It asks once more, for both families it may be, where the machine stood still for
+    longer than answers take.
+    """
+    return expected <= count <= expected + 2 * loop.resolver.stats()["retries"]
+
+
 class NameServer:
     """Answers from a zone, over UDP and TCP, in a thread of its own.
 

@@ -157,7 +157,7 @@ def test_switch_of_kinds(loop):
         buffered.transport = transport
         message = os.urandom(4 << 20)
         with thread(lambda: (peer.sendall(message), peer.close())):
-            await asyncio.wait([first.lost, buffered.lost], timeout=20,
+            await asyncio.wait([first.lost, buffered.lost], timeout=100,
                                return_when=asyncio.FIRST_COMPLETED)
         assert b"".join(order) == message
         assert first.data and buffered.data

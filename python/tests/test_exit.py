@@ -259,7 +259,7 @@ def run(code, kind, folder):
                    if name not in ("PYTHONDEVMODE", "PYTHONWARNINGS", "PYTHONASYNCIODEBUG",
                                    "PYTHONFAULTHANDLER")}
     result = subprocess.run([sys.executable, str(path), kind], env=environment, text=True,
-                            capture_output=True, timeout=120, check=False)
+                            capture_output=True, timeout=300, check=False)
     assert result.stdout == ""
     return result.returncode, result.stderr
 

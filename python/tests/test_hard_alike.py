@@ -334,8 +334,11 @@ async def python_signal_handler(loop, trap):
 
     former = signal.signal(signal.SIGUSR1, handler)
     try:
-        # By another process: the loop sleeps when it comes.
-        with subprocess.Popen(["sh", "-c", f"sleep 0.05; kill -USR1 {os.getpid()}"]):
+        # By another process, which is told when nothing is left to be done but to sleep.
+        with subprocess.Popen(["sh", "-c", f"read word; sleep 0.2; kill -USR1 {os.getpid()}"],
+                              stdin=subprocess.PIPE, bufsize=0) as process:
+            await turns()
+            loop.call_soon(process.stdin.write, b"now\n")
             return await woken
     finally:
         signal.signal(signal.SIGUSR1, former)

@@ -447,7 +447,7 @@ def test_programs_that_end_by_a_signal(action, status):
         if module == "asyncio":
             code = code.replace("kloop.Loop", "asyncio.SelectorEventLoop")
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                timeout=60, stdin=subprocess.DEVNULL)
+                                timeout=300, stdin=subprocess.DEVNULL)
         assert "Fatal Python error" not in result.stderr
         results.append(result.returncode)
     assert results == [status, status]

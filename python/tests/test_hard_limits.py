@@ -36,7 +36,7 @@ FALLBACK = "print(kloop.run(main(), fallback=True))"
 def outcome(code, *wrapper, **environment):
     environment = {**os.environ, **environment}
     result = subprocess.run([*wrapper, sys.executable, "-W", "ignore", "-c", HELLO + code],
-                            env=environment, capture_output=True, text=True, timeout=60,
+                            env=environment, capture_output=True, text=True, timeout=300,
                             stdin=subprocess.DEVNULL)
     return result.returncode, result.stdout.strip()
 

@@ -404,7 +404,7 @@ def test_tools_see_the_tasks(command, tmp_path):
             for _ in range(100):
                 answer = subprocess.run(
                     [sys.executable, "-m", "asyncio", command, str(process.pid)],
-                    capture_output=True, text=True, timeout=60, check=False)
+                    capture_output=True, text=True, timeout=300, check=False)
                 if "the inner one" in answer.stdout:
                     break
                 time.sleep(0.05)

@@ -102,7 +102,7 @@ def test_more_connections_than_descriptors():
     try:
         load = Load(int(server.stdout.readline()))
         load.run()
-        output, _ = server.communicate("", timeout=30)
+        output, _ = server.communicate("", timeout=120)
     finally:
         server.kill()
         server.wait()

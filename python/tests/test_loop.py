@@ -59,7 +59,7 @@ def test_stop_before_run_runs_one_iteration(loop):
     started = time.monotonic()
     loop.run_forever()
     assert ran == [1]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("count", range(8))

@@ -36,7 +36,7 @@ if __name__ == "__main__":
 
 def module(*arguments, status=0, **options):
     result = subprocess.run([sys.executable, "-m", "kloop", *arguments], capture_output=True,
-                            text=True, timeout=60, **options)
+                            text=True, timeout=300, **options)
     assert result.returncode == status, result.stderr
     return result
 

@@ -21,7 +21,7 @@ def python(code, *, wrapper=(), **environment):
     """Run code in a process of its own: (exit status, output, errors)."""
     settings = {**os.environ, **environment}
     result = subprocess.run([*wrapper, sys.executable, "-c", code], env=settings, text=True,
-                            capture_output=True, timeout=60, check=False)
+                            capture_output=True, timeout=300, check=False)
     return result.returncode, result.stdout, result.stderr
 
 

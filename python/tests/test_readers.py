@@ -27,6 +27,13 @@ def run_for(loop, seconds=0.01):
     loop.run_forever()
 
 
+def run_until(loop, condition):
+    end = loop.time() + 60
+    while not condition():
+        assert loop.time() < end
+        run_for(loop)
+
+
 def test_reader(loop, pair):
     left, right = pair
     got = []
@@ -34,9 +41,9 @@ def test_reader(loop, pair):
     run_for(loop)
     assert got == []
     right.send(b"one")
-    run_for(loop)
+    run_until(loop, lambda: got)
     right.send(b"two")
-    run_for(loop)
+    run_until(loop, lambda: len(got) == 2)
     assert got == [((1, 2), b"one"), ((1, 2), b"two")]
     assert loop.remove_reader(left) is True
     assert loop.remove_reader(left) is False
@@ -104,7 +111,8 @@ def test_writer(loop, pair):
             pass
 
     loop.call_soon(drain)
-    run_for(loop, 0.05)
+    run_until(loop, lambda: got)
+    run_for(loop)
     assert got == [1]
     assert loop.remove_writer(left) is False
 
@@ -127,7 +135,7 @@ def test_replacing_cancels_the_former(loop, pair):
     run_for(loop)
     loop.add_reader(left, lambda: (got.append("new"), left.recv(1)))
     right.send(b"x")
-    run_for(loop)
+    run_until(loop, lambda: got)
     assert got == ["new"]
     assert loop.remove_reader(left)
 
@@ -140,8 +148,7 @@ def test_replaced_after_it_became_ready(loop, pair):
     loop.add_writer(right, lambda: (
         loop.remove_writer(right),
         loop.add_reader(left, lambda: (got.append("new"), left.recv(1)))))
-    run_for(loop, 0.02)
-    assert got[-1] == "new"
+    run_until(loop, lambda: got[-1:] == ["new"])
     assert loop.remove_reader(left)
 
 
@@ -236,8 +243,7 @@ def test_closed_while_watched(loop):
         if is_kloop(loop):
             loop.add_reader(fd, lambda: got.append(again.recv(1)))
             other.send(b"x")
-            run_for(loop)
-            assert b"x" in got
+            run_until(loop, lambda: b"x" in got)
     finally:
         loop.remove_reader(fd)
         for sock in (right, again, other):

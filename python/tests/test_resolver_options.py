@@ -11,7 +11,7 @@ import pytest
 
 import kloop
 from kloop import _records
-from resolver_tools import cancel_when_asked, wire_name
+from resolver_tools import cancel_when_asked, was_asked, wire_name
 from transport_tools import run
 
 STREAM = socket.SOCK_STREAM
@@ -193,14 +193,14 @@ def test_cache_and_flush(dns_loop, name_server):
     assert lookup(dns_loop, "local.test") == ["127.0.0.1"]
     stats = dns_loop.resolver.stats()
     assert stats["cache_hits"] >= 2 and stats["cache_entries"] >= 2
-    assert name_server.count("four.test") == 2
+    assert was_asked(dns_loop, name_server.count("four.test"), 2)
     assert dns_loop.resolver.flush("FOUR.test") == 2  # A, and that there is no AAAA
     assert lookup(dns_loop, "four.test") == ["192.0.2.4"]
-    assert name_server.count("four.test") == 4
+    assert was_asked(dns_loop, name_server.count("four.test"), 4)
     assert dns_loop.resolver.flush() == 4
     assert dns_loop.resolver.flush() == 0
     assert lookup(dns_loop, "local.test") == ["127.0.0.1"]
-    assert name_server.count("local.test") == 4
+    assert was_asked(dns_loop, name_server.count("local.test"), 4)
 
 
 @pytest.mark.parametrize("name, error", [
@@ -216,7 +216,7 @@ def test_without_cache(dns_loop, name_server):
     dns_loop.resolver.configure(cache=False)
     for _ in range(2):
         assert lookup(dns_loop, "four.test") == ["192.0.2.4"]
-    assert name_server.count("four.test") == 4
+    assert was_asked(dns_loop, name_server.count("four.test"), 4)
 
 
 def test_serve_stale(dns_loop, name_server):
@@ -256,7 +256,9 @@ def test_stats(dns_loop):
     assert set(stats.values()) == {0}
     lookup(dns_loop, "four.test")
     stats = dns_loop.resolver.stats()
-    assert stats["queries"] == 1 and stats["packets_sent"] == 2 and stats["packets_received"] == 2
+    assert stats["queries"] == 1
+    assert was_asked(dns_loop, stats["packets_sent"], 2)
+    assert 2 <= stats["packets_received"] <= stats["packets_sent"]
     before = stats["cache_misses"]
     lookup(dns_loop, "six.test")
     assert dns_loop.resolver.stats()["cache_misses"] - before == before, "each is counted once"

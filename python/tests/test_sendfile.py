@@ -351,7 +351,7 @@ def test_tls(loop, certificates, file, message, version, offset, count):
         address = server.sockets[0].getsockname()
 
         def receive():
-            with socket.create_connection(address, timeout=20) as plain:
+            with socket.create_connection(address, timeout=60) as plain:
                 with certificates.trusting(version).wrap_socket(
                         plain, server_hostname="localhost") as secure:
                     return receive_until_close(secure)

@@ -285,7 +285,7 @@ def test_flow_control(kernel_loop, certificates, file, message):
 
             task = asyncio.create_task(send())
             before = -1
-            while done != before:
+            while done != before or not done:
                 before = done
                 await asyncio.sleep(0.2)
             assert 0 < done < count

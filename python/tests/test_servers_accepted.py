@@ -193,7 +193,7 @@ def test_emfile_is_survived(loop):
                     while True:
                         hoard.append(os.dup(hoard[0]))
                 for peer in peers:
-                    peer.settimeout(20)
+                    peer.settimeout(60)
                     peer.connect(address)
                     peer.sendall(b"waiting")
                 await until(lambda: contexts)

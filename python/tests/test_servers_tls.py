@@ -25,7 +25,7 @@ def certificate(tmp_path_factory):
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
          "-keyout", key, "-out", cert],
-        check=True, capture_output=True, timeout=60)
+        check=True, capture_output=True, timeout=300)
     return cert, key
 
 

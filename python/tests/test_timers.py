@@ -30,7 +30,7 @@ def test_never_early(loop):
     if is_kloop(loop):  # asyncio permits itself the resolution of the clock
         assert min(late) >= 0
     assert min(late) > -1e-6
-    assert max(late) < 5
+    assert max(late) < 60
 
 
 def test_order_of_deadlines(loop):

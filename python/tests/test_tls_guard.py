@@ -51,7 +51,7 @@ def test_proof_with_another_library(objects, tmp_path):
     source, module = tmp_path / "own.c", tmp_path / "own.so"
     source.write_text("void *SSL_new(void *ctx) { return ctx; }\n")
     subprocess.run([os.environ.get("CC", "cc").split()[0], "-shared", "-fPIC", "-o", module,
-                    source], check=True, timeout=60)
+                    source], check=True, timeout=300)
     loaded = ctypes.CDLL(str(module))
     assert "different OpenSSL" in _kloop._tls_prove(str(module), *objects)
     del loaded
@@ -199,7 +199,7 @@ async def main():
 kloop.run(main(), ktls="on")
 """
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "KLOOP_KTLS": "0"},
-                          capture_output=True, text=True, timeout=60, check=True)
+                          capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout == "False kernel TLS is switched off\n"
 
 

@@ -400,6 +400,12 @@ struct kloop_address kt_dns_address(const struct kt_dns *server)
 	return address;
 }
 
+void kt_assert_asked(const struct kloop_resolver *resolver, int questions, int expected)
+{
+	ck_assert_int_ge(questions, expected);
+	ck_assert_int_le(questions, expected + 2 * (int)kt_resolver_stats(resolver).retries);
+}
+
 /* ---- files ------------------------------------------------------------------------ */
 
 static const char *const file_names[] = { "resolv.conf", "hosts",    "nsswitch.conf",

@@ -111,6 +111,11 @@ struct kloop_resolver *kt_resolver_new(struct kloop_loop *loop,
 				       struct kloop_resolver_options *options);
 /* Counters of a resolver. */
 struct kloop_resolver_stats kt_resolver_stats(const struct kloop_resolver *resolver);
+/*
+ * A server was asked so often, or more by what the resolver repeated: it asks once more,
+ * for both families it may be, where the machine stood still for longer than answers take.
+ */
+void kt_assert_asked(const struct kloop_resolver *resolver, int questions, int expected);
 
 /* A lookup that records, and checks the promises. */
 struct kt_lookup {

@@ -7,18 +7,18 @@ import contextlib
 import httpx
 import websockets
 
-from world import PYTHON, checksum, loop_kind, pattern
+from world import PYTHON, TIMEOUT, checksum, loop_kind, pattern
 
 #: The command of a program that has no option for kLoop, by its function.
 RUN_ON_KLOOP = [PYTHON, "-m", "kloop", "run"]
 
 
 #: For what does not answer; a slow machine may take its time for all else.
-impatient = httpx.Timeout(30, read=0.2)
+impatient = httpx.Timeout(TIMEOUT, read=0.2)
 
 
 def client(world, base, **options):
-    options.setdefault("timeout", 30)
+    options.setdefault("timeout", TIMEOUT)
     return httpx.AsyncClient(base_url=base, verify=world.client_tls(), trust_env=False, **options)
 
 

@@ -45,7 +45,7 @@ async def serving(world, worker, application, *options, tls=False):
 async def workers_of(world, base, count, without=()):
     """The processes that answer, once there are so many besides these."""
     found = set()
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(150):
         while len(found) < count:
             async with asgi.client(world, base) as http:
                 seen = await asyncio.gather(*(asgi.where(http) for _ in range(20)),

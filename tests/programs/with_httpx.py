@@ -99,8 +99,9 @@ async def case_timeouts(world):
                 for _ in range(3)]
             await until(lambda: all(request.transport is None for request in app["slow"]),
                         "the server notices who has gone")
+            before = len(app["slow"])  # not all that gave up came as far as that, on a busy machine
             busy = [asyncio.ensure_future(http.get("/slow")) for _ in range(5)]
-            await until(lambda: len(app["slow"]) == 8, "the pool is busy")
+            await until(lambda: len(app["slow"]) >= before + 5, "the pool is busy")
             found["pool"] = await raised(
                 http.get("/text/1", timeout=httpx.Timeout(TIMEOUT, pool=0.1)), httpx.PoolTimeout)
             app["go"].set()

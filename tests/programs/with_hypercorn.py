@@ -61,7 +61,7 @@ async def case_workers(world):
     """Two of them, forked, with one listener."""
     async with serving(world, "--workers", "2") as (base, process):
         workers = set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(150):
             while len(workers) < 2:
                 async with asgi.client(world, base) as http:
                     seen = await asyncio.gather(*(asgi.where(http) for _ in range(30)))

@@ -20,7 +20,7 @@ from port_tools import free_port, held_descriptors  # noqa: E402, F401
 
 PYTHON = sys.executable
 LOOPS = ("asyncio", "kloop", "uvloop")
-TIMEOUT = 30    # what is waited for, and comes at once where nothing is wrong
+TIMEOUT = 60    # what is waited for, and comes at once where nothing is wrong
 
 
 def new_loop(name):
