@@ -18,19 +18,6 @@ from transport_tools import (
 SIZE = 20_000
 
 
-@pytest.fixture(scope="module")
-def message():
-    return os.urandom(SIZE)
-
-
-@pytest.fixture
-def file(tmp_path, message):
-    path = tmp_path / "file"
-    path.write_bytes(message)
-    with path.open("rb") as opened:
-        yield opened
-
-
 @pytest.fixture
 def memory_file(message):
     """A file of tmpfs, which cannot say what is in memory: all of it is."""
