@@ -340,6 +340,34 @@ START_TEST(run_ends_when_nothing_is_left)
 }
 END_TEST
 
+struct last_end {
+	struct kloop_timer timer; /* first */
+	struct kloop_resolver *resolver;
+};
+
+static void close_resolver(struct kloop_timer *timer)
+{
+	kloop_resolver_close(((struct last_end *)timer)->resolver);
+}
+
+/* A close that is deferred to the next turn: that turn must not wait for anything more. */
+START_TEST(run_ends_when_the_last_end_was_deferred)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct last_end ending;
+
+	ck_assert_int_eq(kloop_resolver_new(loop, NULL, &ending.resolver), 0);
+	if (_i) {
+		kloop_timer_init(&ending.timer, close_resolver);
+		ck_assert_int_eq(kloop_timer_start(loop, &ending.timer, kloop_now() + KT_MS), 0);
+	} else {
+		kloop_resolver_close(ending.resolver);
+	}
+	ck_assert_int_eq(kloop_loop_run(loop), 0);
+	kt_loop_free(loop);
+}
+END_TEST
+
 START_TEST(stop_ends_run)
 {
 	struct kloop_loop *loop = kt_loop_new(NULL);
@@ -628,6 +656,7 @@ static Suite *loop_suite(void)
 	tcase_add_test(turns, ready_tells_what_a_turn_finds);
 	tcase_add_test(turns, before_wait_is_called_when_it_sleeps);
 	tcase_add_test(turns, run_ends_when_nothing_is_left);
+	tcase_add_loop_test(turns, run_ends_when_the_last_end_was_deferred, 0, 2);
 	tcase_add_test(turns, stop_ends_run);
 	kt_add_sleeping_test(turns, a_handler_ends_the_wait, 0, 1);
 	kt_add_sleeping_test(turns, run_goes_on_after_a_handler, 0, 1);

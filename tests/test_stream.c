@@ -238,6 +238,41 @@ START_TEST(connect_refused)
 }
 END_TEST
 
+static void note_error(struct kloop_stream *stream, int error, void *user)
+{
+	(void)stream;
+	*(int *)user = error;
+}
+
+static void note_close(struct kloop_stream *stream, void *user)
+{
+	(void)stream;
+	(void)user;
+}
+
+/* Who has no on_connect is told by on_error. */
+START_TEST(connect_refused_without_on_connect)
+{
+	static const struct kloop_stream_handlers handlers = {
+		.size = sizeof(handlers),
+		.on_error = note_error,
+		.on_close = note_close,
+	};
+	struct kloop_loop *loop = kt_mode_loop(_i);
+	struct kloop_address address;
+	struct kloop_stream *stream;
+	int error = 0;
+
+	kt_free_address("127.0.0.1", &address);
+	ck_assert_int_eq(kloop_stream_connect(loop, &address, &handlers, &error, &stream), 0);
+	while (error == 0)
+		ck_assert_int_ge(kloop_loop_turn(loop, 1000 * KT_MS), 0);
+	ck_assert_int_eq(error, -ECONNREFUSED);
+	kloop_stream_close(stream);
+	kt_loop_free(loop);
+}
+END_TEST
+
 /* A listener whose backlog is full leaves connects waiting. */
 static int full_listener(uint16_t *ret_port, int fillers[4])
 {
@@ -930,6 +965,7 @@ int main(void)
 	tcase_add_loop_test(tcase, connect_tcp, 0, KT_MODES);
 	tcase_add_loop_test(tcase, connect_local, 0, KT_MODES);
 	tcase_add_loop_test(tcase, connect_refused, 0, KT_MODES);
+	tcase_add_loop_test(tcase, connect_refused_without_on_connect, 0, KT_MODES);
 	tcase_add_loop_test(tcase, connect_given_up, 0, KT_MODES);
 	tcase = kt_case(suite, "end", 30);
 	tcase_add_loop_test(tcase, reset_in_a_write, 0, ALL);

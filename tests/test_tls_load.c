@@ -4,6 +4,7 @@
 #ifdef KT_FAKE_KTLS
 #include "fakelink.h"
 #endif
+#include "net/stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
 /* Once, where the kernel is real; but each byte is dear there. */
 #define FILE_BYTES ((size_t)100 << 20)
 #define FILE_BYTES_SMALL ((size_t)5 << 20)
+#define BURST_BYTES 3000000
 
 static void check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes)
 {
@@ -256,6 +258,54 @@ START_TEST(peer_vanishes)
 }
 END_TEST
 
+/*
+ * More than a MiB that came while the owner did not read: a multishot receive
+ * brings as much before it is taken back, where the peer is fast.
+ */
+START_TEST(burst_while_stopped)
+{
+	struct kt_tls_setup setup = { .version = _i ? KLOOP_TLS_1_2 : KLOOP_TLS_1_3,
+				      .ktls = KLOOP_KTLS_OFF };
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kloop_tls_context *context = kt_tls_setup_context(&setup, KLOOP_TLS_SERVER);
+	struct kt_tls end = { .handshakes = 0 };
+	struct kt_peer peer;
+	BIO *memory = BIO_new(BIO_s_mem());
+	char *wire;
+	long bytes;
+	int fds[2];
+
+	kt_pair(KT_LOCAL, fds);
+	kt_peer_open(&peer, fds[0], false, setup.version);
+	kt_stream_open(&end.s, loop, fds[1], 0);
+	end.s.then = check_fill;
+	kt_tls_upgrade(&end, context, NULL, setup.ktls);
+	kt_stream_start(&end.s);
+	kt_peer_until(&peer, loop, &end.handshakes, 1);
+	kt_peer_put(&peer, loop, 100, 0);
+	kt_stream_await(&end.s, 100);
+	kt_stream_stop(&end.s);
+	SSL_set0_wbio(peer.ssl, memory);
+	kt_peer_put(&peer, loop, BURST_BYTES, 100);
+	bytes = BIO_get_mem_data(memory, &wire);
+	ck_assert_int_gt(bytes, BURST_BYTES);
+	kl_stream_enter(end.s.stream);
+	for (long i = 0; i < bytes; i += 16384)
+		kl_stream_receive(end.s.stream, wire + i,
+				  (size_t)(bytes - i < 16384 ? bytes - i : 16384));
+	kl_stream_leave(end.s.stream);
+	kt_turn_for(loop, 5);
+	ck_assert_uint_eq(end.s.received, 100);
+	kt_stream_start(&end.s);
+	kt_stream_await(&end.s, 100 + BURST_BYTES);
+	kt_peer_free(&peer);
+	kt_stream_stop(&end.s);
+	kt_stream_abort(&end.s);
+	kloop_tls_context_unref(context);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
 	Suite *suite = suite_create("tls_load");
@@ -266,6 +316,7 @@ static Suite *make_suite(void)
 							   : KT_MODES * 2);
 	tcase_add_loop_test(tcase, large_file, 0, 4);
 	tcase_add_loop_test(tcase, peer_vanishes, 0, 8);
+	tcase_add_loop_test(tcase, burst_while_stopped, 0, 2);
 	return suite;
 }
 

@@ -7,6 +7,7 @@
 #include "ports.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -591,6 +592,50 @@ START_TEST(end_in_handshake)
 END_TEST
 
 /*
+ * Closed while its hello is awaited: what the kernel says then must not have it
+ * receive once more, from whoever got the number of its descriptor next.
+ */
+START_TEST(close_in_handshake)
+{
+	struct kloop_loop *loop = kt_mode_loop(_i % KT_MODES);
+	struct kt_tls_setup setup = variant(_i / KT_MODES);
+	struct kloop_tls_context *context = kt_tls_setup_context(&setup, KLOOP_TLS_SERVER);
+	struct kt_tls end = { .handshakes = 0 };
+	int fds[2], others[2], number;
+	char text[8];
+
+	kt_pair(KT_TCP, fds);
+	kt_stream_open(&end.s, loop, fds[1], 0);
+	kt_tls_upgrade(&end, context, NULL, setup.ktls);
+	kt_stream_start(&end.s);
+	kt_write_all(fds[0], "\x16\x03\x01\x01", 4);
+	kt_turn_for(loop, 2);
+	number = kloop_stream_get_fd(end.s.stream);
+	kt_stream_stop(&end.s);
+	kloop_stream_close(end.s.stream);
+	while (fcntl(number, F_GETFD) >= 0)
+		ck_assert_int_ge(kloop_loop_turn(loop, KT_MS), 0);
+	ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, others), 0);
+	ck_assert(others[0] == number || others[1] == number);
+	for (int i = 0; i < 2; i++)
+		kt_write_all(others[i], "another", 7);
+	kt_turn_for(loop, 5);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(recv(others[i], text, sizeof(text), MSG_DONTWAIT), 7);
+		ck_assert_int_eq(recv(others[i], text, sizeof(text), MSG_DONTWAIT), -1);
+	}
+	kt_close(others[0]);
+	kt_close(others[1]);
+	ck_assert_int_eq(end.s.count[KT_ON_ERROR], 0);
+	ck_assert_int_eq(end.s.count[KT_ON_CLOSE], 1);
+	kt_stream_forget(&end.s);
+	kloop_tls_context_unref(context);
+	kt_close(fds[0]);
+	kt_loop_free(loop);
+}
+END_TEST
+
+/*
  * The virtual machine is slow, and its kernel is what is tested there: of the
  * variants, those that use it.
  */
@@ -633,6 +678,7 @@ static Suite *make_suite(void)
 	tcase_add_loop_test(ending, truncation_paused, first(KT_MODES), last(KT_MODES));
 	tcase_add_loop_test(ending, loop_ends, first(KT_MODES), last(KT_MODES) * 2);
 	tcase_add_loop_test(ending, end_in_handshake, 0, VARIANTS * 2);
+	tcase_add_loop_test(ending, close_in_handshake, first(KT_MODES), last(KT_MODES));
 	return suite;
 }
 

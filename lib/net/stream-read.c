@@ -45,9 +45,11 @@ struct kl_direct {
 
 static int arm(struct kloop_stream *stream, bool may_ask);
 
-/* Should bytes be asked of the kernel now? */
+/* Should bytes be asked of the kernel now? The number of a closed descriptor is soon another's. */
 static bool wants_receive(struct kloop_stream *stream)
 {
+	if (kl_stream_has(stream, KL_STREAM_CLOSED))
+		return false;
 	if (stream->layer)
 		return stream->layer->ops->wants_receive(stream);
 	return kl_stream_can_deliver(stream);
@@ -109,6 +111,8 @@ bool kl_stream_take_held(struct kloop_stream *stream, void **ret_memory, void **
 
 void kl_stream_receive(struct kloop_stream *stream, void *data, size_t bytes)
 {
+	if (kl_stream_has(stream, KL_STREAM_CLOSED))
+		return; /* it came before the cancel */
 	if (kl_stream_has(stream, KL_STREAM_READ_LAYER)) {
 		stream->layer->ops->receive(stream, data, bytes);
 	} else if (kl_stream_can_deliver(stream)) {
@@ -152,6 +156,8 @@ void kl_stream_end_read(struct kloop_stream *stream, int error)
 /* The kernel said that nothing more comes: error is 0 for an orderly end. */
 static void end_receive(struct kloop_stream *stream, int error)
 {
+	if (kl_stream_has(stream, KL_STREAM_CLOSED))
+		return;
 	if (!stream->layer || !stream->layer->ops->end_receive(stream, error))
 		kl_stream_end_read(stream, error);
 }

@@ -251,7 +251,7 @@ void kl_stream_run_write(struct kloop_stream *stream)
 	if (stream->cancelled)
 		kl_file_end_cancelled(stream);
 	can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
-		   !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
+		   !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED | KL_STREAM_CLOSED);
 	/* A piece of a file is read by the same operation, while nothing is sent. */
 	if (can_send && !stream->out.sending && !kloop_op_is_active(&stream->write_op)) {
 		if (kl_stream_has(stream, KL_STREAM_WRITE_LAYER))

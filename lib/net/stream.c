@@ -70,10 +70,12 @@ static void tell_failure(struct kloop_stream *stream)
 	kl_loop_note_call(stream->loop);
 	if (stream->layer && stream->layer->ops->tell_failure(stream))
 		return;
-	if (!connecting && handlers->on_error)
-		handlers->on_error(stream, stream->error, stream->user);
-	else if (connecting && handlers->on_connect && !kl_stream_has(stream, KL_STREAM_CLOSING))
+	if (connecting && kl_stream_has(stream, KL_STREAM_CLOSING))
+		return;
+	if (connecting && handlers->on_connect)
 		handlers->on_connect(stream, stream->error, stream->user);
+	else if (handlers->on_error)
+		handlers->on_error(stream, stream->error, stream->user);
 }
 
 /* ---- the end ---------------------------------------------------------- */
@@ -160,7 +162,7 @@ void kl_stream_settle(struct kloop_stream *stream)
 	/* shutdown(2) never waits; as an operation it would cost a kernel thread. */
 	if (kl_stream_has(stream, KL_STREAM_SHUT_PENDING) &&
 	    kl_stream_has(stream, KL_STREAM_CONNECTED) && !kl_stream_has_queue(stream) &&
-	    !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED) &&
+	    !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED | KL_STREAM_CLOSED) &&
 	    end_layer(stream, false)) {
 		stream->state &= ~(uint32_t)KL_STREAM_SHUT_PENDING;
 		/* It fails only where the peer has gone, and reading tells that. */

@@ -221,7 +221,15 @@ static int leave(struct kloop_loop *loop, int ret, int count)
 	return ret < 0 ? ret : count;
 }
 
-int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
+static bool anything_left(const struct kloop_loop *loop)
+{
+	return loop->in_flight_count != loop->internal_count || loop->timer_count != 0 ||
+	       loop->signals != NULL || loop->front.defers != NULL ||
+	       atomic_load_explicit(&loop->posted, memory_order_relaxed) != NULL;
+}
+
+/* until_idle: do not wait where nothing is left to wait for. */
+static int turn(struct kloop_loop *loop, uint64_t timeout_ns, bool until_idle)
 {
 	int count;
 	int ret = enter(loop);
@@ -238,6 +246,9 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	if (!(loop->features & KLOOP_FEATURE_SINGLE_ISSUER) &&
 	    queue_flags(loop) & IORING_SQ_CQ_OVERFLOW)
 		loop->stats.overflows++;
+	/* What was deferred may have been the end of the last of all. */
+	if (until_idle && !anything_left(loop))
+		timeout_ns = 0;
 	ret = submit_and_wait(loop, timeout_ns);
 	count = kl_dispatch(loop);
 	if (!kl_loop_is_elsewhere(loop))
@@ -247,6 +258,11 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	if (!kl_loop_is_elsewhere(loop))
 		count += kl_posts_run(loop);
 	return leave(loop, ret, count);
+}
+
+int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
+{
+	return turn(loop, timeout_ns, false);
 }
 
 int kloop_loop_submit(struct kloop_loop *loop)
@@ -260,13 +276,6 @@ int kloop_loop_submit(struct kloop_loop *loop)
 	return kl_submit(loop, true);
 }
 
-static bool anything_left(const struct kloop_loop *loop)
-{
-	return loop->in_flight_count != loop->internal_count || loop->timer_count != 0 ||
-	       loop->signals != NULL || loop->front.defers != NULL ||
-	       atomic_load_explicit(&loop->posted, memory_order_relaxed) != NULL;
-}
-
 int kloop_loop_run(struct kloop_loop *loop)
 {
 	if (loop == NULL)
@@ -275,7 +284,7 @@ int kloop_loop_run(struct kloop_loop *loop)
 	if (!loop->inside)
 		loop->stop = false;
 	do {
-		int ret = kloop_loop_turn(loop, anything_left(loop) ? KLOOP_FOREVER : 0);
+		int ret = turn(loop, KLOOP_FOREVER, true);
 
 		if (ret < 0 && ret != -EINTR)
 			return ret;

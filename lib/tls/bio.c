@@ -10,9 +10,10 @@
 #include <limits.h>
 #include <openssl/bio.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <string.h>
 
-/* Arrived bytes that are kept while they cannot be read: beyond it something is wrong. */
+/* Arrived bytes that are kept before the handshake is done: beyond it something is wrong. */
 #define KEPT_MAX ((size_t)1 << 20)
 #define KEPT_MIN ((size_t)1024)
 
@@ -21,14 +22,23 @@ static pthread_once_t method_once = PTHREAD_ONCE_INIT;
 
 /* ---- kept bytes ------------------------------------------------------- */
 
+/*
+ * How much may be kept. In the handshake the receive stays armed; after it, who
+ * does not read has it cancelled, and what came before is the pool's at most.
+ */
+static size_t get_limit(const struct kloop_tls *tls)
+{
+	return kl_tls_has(tls, KL_TLS_OPEN) ? SIZE_MAX / 4 : KEPT_MAX;
+}
+
 /* Room for so many bytes more, at the end. */
-static int make_room(struct kl_tls_kept *kept, size_t bytes)
+static int make_room(struct kl_tls_kept *kept, size_t bytes, size_t limit)
 {
 	size_t have = kept->end - kept->head;
 	size_t capacity = kept->capacity;
 	uint8_t *data;
 
-	if (bytes > KEPT_MAX || have + bytes > KEPT_MAX)
+	if (bytes > limit || have + bytes > limit)
 		return -EMSGSIZE;
 	if (capacity - kept->end >= bytes)
 		return 0;
@@ -56,7 +66,7 @@ int kl_tls_keep(struct kloop_tls *tls, const void *data, size_t bytes)
 
 	if (bytes == 0)
 		return 0;
-	r = make_room(&tls->kept, bytes);
+	r = make_room(&tls->kept, bytes, get_limit(tls));
 	if (r < 0)
 		return r;
 	memcpy(tls->kept.data + tls->kept.end, data, bytes);

@@ -198,7 +198,7 @@ void kl_tls_destroy(struct kloop_tls *tls);
 /* The BIO of a session: read and write side. NULL without memory. */
 BIO *kl_tls_bio_new(struct kloop_tls *tls);
 
-/* Keep bytes for later. Returns: 0; -ENOMEM; -EMSGSIZE beyond 1 MiB. */
+/* Keep bytes for later. Returns: 0; -ENOMEM; -EMSGSIZE beyond 1 MiB before the handshake is done. */
 int kl_tls_keep(struct kloop_tls *tls, const void *data, size_t bytes);
 
 /* Keep what of the current arrival was not read. Returns: as kl_tls_keep(). */
