@@ -141,6 +141,7 @@ typedef struct {
 	size_t ready_count;
 	size_t ready_capacity; /* a power of two */
 	unsigned long long callbacks; /* taken from there and run, since the loop was made */
+	uint32_t turns;               /* iterations; it wraps */
 
 	/*
 	 * Non-NULL while the loop's thread runs without the GIL; taken back by

@@ -50,6 +50,7 @@ static int turn(LoopObject *self)
 {
 	int result;
 
+	self->turns++;
 	if (self->ready_count > 0 || self->stopping) {
 		result = kloop_loop_turn(self->loop, 0);
 		kl_py_enter(self);
