@@ -2,6 +2,8 @@
 """Fixtures: every case that takes `loop` or `loop_factory` runs on asyncio's loop and on kloop's."""
 
 import asyncio
+import gc
+import os
 import signal
 import sys
 
@@ -96,6 +98,20 @@ def certificates(tmp_path_factory):
     return Certificates(tmp_path_factory.mktemp("tls"))
 
 
+@pytest.fixture(scope="module")
+def message(request):
+    """Bytes of no pattern, as many as the module's SIZE says."""
+    return os.urandom(request.module.SIZE)
+
+
+@pytest.fixture
+def file(path, message):
+    """A file, open for reading, with the message in it."""
+    path.write_bytes(message)
+    with path.open("rb") as opened:
+        yield opened
+
+
 # The sslproto of Python 3.10 is an older one, which keeps fewer of the promises.
 TLS_KINDS = ["asyncio", "kloop", "sslproto"] if sys.version_info >= (3, 11) else ["kloop"]
 
@@ -115,6 +131,15 @@ def tls_loop(request):
         _kloop._tls_refuse(None)
         loop.close()
     loop.set_exception_handler(None)
+
+
+@pytest.fixture(scope="module")
+def little_garbage():
+    """For many short cases that collect: what is there already is not looked at each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def run_until_quiet(loop):

@@ -98,8 +98,11 @@ class Round:
 
     def is_memory(self, error):
         while error is not None:
-            # threading and io say that a lock "can't" be allocated.
-            if isinstance(error, MemoryError) or str(error).startswith("can't allocate "):
+            # threading and io say that a lock "can't" be allocated. subprocess_exec() waits for
+            # its child whatever is thrown into it: also where CPython finds no memory to go on
+            # with the coroutine, and closes it.
+            if isinstance(error, MemoryError) or str(error).startswith("can't allocate ") or (
+                    str(error) == "coroutine ignored GeneratorExit"):
                 return True
             error = error.__cause__ or error.__context__
         return False
