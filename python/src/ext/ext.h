@@ -175,6 +175,8 @@ typedef struct {
 	/* handle.c: timers that are started, each with a reference of the loop's. */
 	struct kl_timer_handle *timers;
 
+	struct kl_handle_waiter *waiters; /* handle_threads.c */
+
 	PyObject *task_keywords; /* task.c */
 
 	/* poll.c */
