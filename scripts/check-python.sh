@@ -3,6 +3,7 @@
 # The tests of the Python loop, for "make check", which sets the variables: on
 # what it built in python/lib, with the libkloop of the build tree. Arguments
 # are for pytest, in the folder python, in place of all tests.
+# shellcheck disable=SC2154 # top_srcdir, top_builddir
 set -eu
 if ! "$PYTHON" -c 'import pytest'; then
 	echo "The tests of the Python loop need pytest for $PYTHON (on Debian: apt install python3-pytest);"

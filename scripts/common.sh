@@ -18,6 +18,11 @@ die() {
 	exit 1
 }
 
+# kloop_version <configure.ac: print the version.
+kloop_version() {
+	sed -n 's/^AC_INIT(\[kloop\], \[\(.*\)\])$/\1/p'
+}
+
 as_root() {
 	if [ "$(id -u)" = 0 ]; then
 		"$@"

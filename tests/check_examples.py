@@ -30,10 +30,13 @@ from pathlib import Path
 
 from tap import Tap
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "python" / "tests"))
+from port_tools import free_port  # noqa: E402
+
 SOURCE = Path(os.environ.get("top_srcdir", Path(__file__).resolve().parent.parent))
 BUILD = Path(os.environ.get("top_builddir", SOURCE))
 WRAPPER = shlex.split(os.environ.get("EXAMPLES_WRAPPER", ""))
-TIMEOUT_SECONDS = 120 if WRAPPER else 20
+TIMEOUT_SECONDS = 120
 LINES = "".join(f"{number}\n" for number in range(200000))
 
 # What the program must print, as a regular expression for the whole of it.
@@ -109,7 +112,7 @@ def server(arguments, pattern, **options):
     try:
         match = re.fullmatch(pattern, process.stdout.readline())
         if not match:
-            raise RuntimeError("did not start: " + process.communicate(timeout=5)[1])
+            raise RuntimeError("did not start: " + process.communicate(timeout=TIMEOUT_SECONDS)[1])
         yield match[1], told
         process.send_signal(signal.SIGTERM)
         if WRAPPER:
@@ -145,8 +148,7 @@ def check_echo(tap):
     tap.result("echo_server", problem or compare(
         r"\d+ connections\nno longer listening\n" if WRAPPER else
         r"0 connections\nno longer listening\n", told["output"]))
-    # Nobody listens on this port any more.
-    done = subprocess.run(command("client", "127.0.0.1", port, "hello"), text=True,
+    done = subprocess.run(command("client", "127.0.0.1", str(free_port()), "hello"), text=True,
                           capture_output=True, timeout=TIMEOUT_SECONDS)
     refused = done.returncode == 1 and "client: Connection refused\n" in done.stderr
     tap.result("client, refused", None if refused else f"{done.returncode}: {done.stderr}")
@@ -451,7 +453,7 @@ def check_aiohttp(tap, python, folder, environment):
             tap.result(f"http_client.py to {title}", problem or compare(
                 rf"200 19 {url}/\n200 \d+ {url}/json\n200 1000000 {url}/bytes/1000000\n", output))
             body = os.urandom(300000)
-            with urllib.request.urlopen(f"{url}/echo", data=body, timeout=10) as answer:
+            with urllib.request.urlopen(f"{url}/echo", data=body, timeout=TIMEOUT_SECONDS) as answer:
                 tap.result(f"POST to {title}", answer.read() != body and "not the same")
         problem = None
         if told.get("status") != 0 or told.get("errors"):
@@ -468,8 +470,9 @@ def check_aiohttp_tls(tap, python, folder, environment):
         context = ssl.create_default_context(cafile=certificate)
         for flags in (["--loop", "kloop"], ["--loop", "kloop", "--ktls", "on"],
                       ["--loop", "asyncio"]):
+            # Nobody else has the port on ::1, which is localhost as well.
             start = [python, str(folder / "aiohttp_server.py"), *flags,
-                     "--certificate", certificate, "--key", key]
+                     "--port", str(free_port()), "--certificate", certificate, "--key", key]
             title = "aiohttp_server.py with TLS " + " ".join(flags)
             with server(start, r"ready (\d+)\n", env=environment) as (port, told):
                 url = f"https://localhost:{port}"
@@ -479,7 +482,7 @@ def check_aiohttp_tls(tap, python, folder, environment):
                 tap.result(f"http_client.py to {title}", problem or compare(
                     rf"200 19 {url}/\n200 \d+ {url}/json\n200 5000000 {url}/bytes/5000000\n",
                     output))
-                with urllib.request.urlopen(f"{url}/tls", timeout=10, context=context) as answer:
+                with urllib.request.urlopen(f"{url}/tls", timeout=TIMEOUT_SECONDS, context=context) as answer:
                     state = json.load(answer)
                 known = {"kloop": bool, "asyncio": type(None)}[flags[1]]
                 tap.result(f"state of {title}",

@@ -16,8 +16,12 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "python" / "tests"))
+from port_tools import free_port, given_range  # noqa: E402
 
 # What a healthy machine never needs.
 PATIENCE_SECONDS = 60
@@ -33,18 +37,6 @@ def find(program):
     if not path:
         raise Missing(f"there is no {program}: scripts/check installs it")
     return path
-
-
-def free_port():
-    """A port that is free for UDP and TCP. Another program may take it before it is used."""
-    while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            try:
-                udp.bind(tcp.getsockname())
-            except OSError:
-                continue
-            return tcp.getsockname()[1]
 
 
 def die_with_parent():
@@ -79,7 +71,7 @@ class Server:
         raise NotImplementedError
 
     def start(self, port=None):
-        for _ in range(3):
+        for _ in range(5):
             self.port = port or free_port()
             with open(self.folder / "log", "ab") as log:
                 self.process = subprocess.Popen(
@@ -220,11 +212,15 @@ class Unbound(Server):
     copied = True
 
     def configure(self):
+        # By itself it asks from any port at all, which may be one of free_port().
+        first_given, last_given = given_range()
         text = f"""
 server:
     interface: 127.0.0.1@{self.port}
     port: {self.port}
     outgoing-interface: 127.0.0.1
+    outgoing-port-avoid: 0-65535
+    outgoing-port-permit: {first_given}-{last_given}
     do-ip6: no
     do-not-query-localhost: no
     do-daemonize: no
@@ -302,9 +298,12 @@ class Dnsmasq(Server):
     program = "dnsmasq"
 
     def configure(self):
+        first_given, last_given = given_range()  # as of Unbound
         text = f"""
 port={self.port}
 listen-address=127.0.0.1
+min-port={first_given}
+max-port={last_given}
 bind-interfaces
 no-resolv
 no-hosts

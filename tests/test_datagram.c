@@ -2,6 +2,8 @@
 /* Datagram sockets: what arrives, who is told of errors, how they end. */
 #include "datagrams.h"
 
+#include "ports.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>

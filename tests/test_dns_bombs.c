@@ -7,7 +7,7 @@
  * without bound for TXT, chains of pointers, RDLENGTH that nobody enforces,
  * leaks of TSIG, a crash at EDNS CHAIN, an abort at NSEC3.
  */
-#include "dns.h"
+#include "dnspacket.h"
 #include "dns/answer.h"
 #include "dns/cache.h"
 #include "dns/gai.h"
@@ -26,21 +26,7 @@ static const struct kl_ttl_limits limits = { 3600, 300 };
 
 /* ---- packets ---------------------------------------------------------------------- */
 
-static uint8_t packet[KL_MESSAGE_BYTES + 1];
-static size_t used;
 static unsigned records;
-
-static void put(const void *data, size_t bytes)
-{
-	memcpy(packet + used, data, bytes);
-	used += bytes;
-}
-
-static void put_16(unsigned value)
-{
-	kl_put16(packet + used, value);
-	used += 2;
-}
 
 /* A response to "www.test" of a type. */
 static void begin(unsigned type)

@@ -5,6 +5,8 @@
  */
 #include "dnsservers.h"
 
+#include "ports.h"
+
 #include <string.h>
 
 /* ---- codes ------------------------------------------------------------------------------- */
@@ -261,11 +263,8 @@ END_TEST
 START_TEST(nobody_listens)
 {
 	struct kloop_resolver_options *options = options_for(1);
-	struct kt_dns gone;
+	struct kt_dns gone = { .port = kt_free_port() }; /* refused by the kernel */
 
-	/* The port of a server that was there: refused by the kernel. */
-	kt_dns_open(&gone, loop, NULL, 0, false);
-	kt_dns_close(&gone);
 	kloop_resolver_options_free(options);
 	options = kt_resolver_options(NULL, (struct kt_dns *[]){ &gone, &second }, 2);
 	use(options);

@@ -151,12 +151,7 @@ static void leave_loop(void)
 static void enter_loop(struct kloop_loop *other)
 {
 	loop = other;
-	kt_dot_open(&first, loop, zone, KT_COUNT(zone), KT_CERT_SERVER);
-	kt_dot_open(&second, loop, zone, KT_COUNT(zone), KT_CERT_SERVER);
-	kt_dns_open(&clear, loop, zone, KT_COUNT(zone), true);
-	options = kt_resolver_options(NULL, NULL, 0);
-	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_ENVIRONMENT |
-							  KLOOP_RESOLVER_NO_CACHE);
+	set_up_on_loop();
 	add_clear();
 }
 

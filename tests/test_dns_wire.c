@@ -3,7 +3,7 @@
  * Names, the scan of packets, answers and the cache: what passes, what does not.
  * What hostile packets of 64 KiB cost is in test_dns_bombs.c.
  */
-#include "dns.h"
+#include "dnspacket.h"
 #include "dns/answer.h"
 #include "dns/cache.h"
 #include "dns/ldns.h"
@@ -70,21 +70,6 @@ START_TEST(names)
 END_TEST
 
 /* ---- packets ---------------------------------------------------------------------- */
-
-static uint8_t packet[KL_MESSAGE_BYTES + 1];
-static size_t used;
-
-static void put(const void *data, size_t bytes)
-{
-	memcpy(packet + used, data, bytes);
-	used += bytes;
-}
-
-static void put_16(unsigned value)
-{
-	kl_put16(packet + used, value);
-	used += 2;
-}
 
 /* A response to "www.test A". */
 static void begin(void)

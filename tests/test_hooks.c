@@ -279,11 +279,63 @@ START_TEST(no_wait_after_a_call_of_the_user)
 }
 END_TEST
 
+/* What is given back is what the next one gets, of the same size; what is too large is not kept. */
+START_TEST(memory_comes_again)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	size_t small = 1, middle = KL_SPARE_MIDDLE - 1, large = KL_SPARE_LARGE + 1;
+	void *first = kl_spare_take(loop, &small);
+	void *second = kl_spare_take(loop, &small);
+	void *third = kl_spare_take(loop, &middle);
+	void *fourth = kl_spare_take(loop, &large);
+
+	ck_assert_uint_eq(small, KL_SPARE_SMALL);
+	ck_assert_uint_eq(middle, KL_SPARE_MIDDLE);
+	ck_assert_uint_eq(large, KL_SPARE_LARGE + 1);
+	memset(first, 1, small);
+	memset(second, 2, small);
+	memset(third, 3, middle);
+	memset(fourth, 4, large);
+	kl_spare_give(loop, first, small);
+	kl_spare_give(loop, third, middle);
+	kl_spare_give(loop, fourth, large);
+	kl_spare_give(loop, second, small);
+#ifndef __SANITIZE_ADDRESS__
+	ck_assert_ptr_eq(kl_spare_take(loop, &small), second);
+	ck_assert_ptr_eq(kl_spare_take(loop, &small), first);
+	kl_spare_give(loop, first, small);
+	kl_spare_give(loop, second, small);
+#endif
+	kt_loop_free(loop);
+}
+END_TEST
+
+/* What a burst needed does not stay: there is an end to what is kept. */
+START_TEST(memory_has_an_end)
+{
+	struct kloop_loop *loop = kt_loop_new(NULL);
+	struct kl_loop_front *front = kl_loop_get_front(loop);
+	static void *taken[1000];
+	size_t bytes = KL_SPARE_MIDDLE;
+
+	for (int i = 0; i < 1000; i++)
+		ck_assert_ptr_nonnull(taken[i] = kl_spare_take(loop, &bytes));
+	for (int i = 0; i < 1000; i++)
+		kl_spare_give(loop, taken[i], bytes);
+	ck_assert_uint_le(front->spares[1].count * bytes, 64 * 1024);
+#ifndef __SANITIZE_ADDRESS__
+	ck_assert_uint_gt(front->spares[1].count, 10);
+#endif
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *hooks_suite(void)
 {
 	Suite *suite = suite_create("hooks");
 	TCase *defers = kt_case(suite, "defer", 10);
 	TCase *exits = kt_case(suite, "exit", 10);
+	TCase *spares = kt_case(suite, "spare", 10);
 
 	tcase_add_test(defers, run_in_order_and_once);
 	tcase_add_test(defers, scheduled_from_inside_is_the_next_turn);
@@ -291,6 +343,8 @@ static Suite *hooks_suite(void)
 	tcase_add_test(defers, drops_the_last_from_inside);
 	tcase_add_test(defers, runs_before_the_submission);
 	tcase_add_test(defers, no_wait_after_a_call_of_the_user);
+	tcase_add_test(spares, memory_comes_again);
+	tcase_add_test(spares, memory_has_an_end);
 	tcase_add_test(exits, exits_run_after_operations);
 	tcase_add_test(exits, internal_operations_keep_no_run);
 	tcase_add_test(exits, shared_buffers);

@@ -2,6 +2,8 @@
 /* The life of streams: connect, echo, half-close, close, abort, the loop's end. */
 #include "streams.h"
 
+#include "ports.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -212,14 +214,13 @@ END_TEST
 START_TEST(connect_refused)
 {
 	struct kloop_loop *loop = kt_mode_loop(_i);
-	int before = kt_fd_count();
 	struct kloop_address address;
 	struct kt_stream client;
 	struct kt_lent lent;
-	uint16_t port;
+	int before;
 
-	kt_close(kt_listen(1, &port));
-	tcp_address(port, &address);
+	kt_free_address("127.0.0.1", &address);
+	before = kt_fd_count();
 	kt_stream_connect(&client, loop, &address);
 	kt_stream_start(&client);
 	kt_lend(&client, &lent, "lost", 4);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* Certificates and trust of TLS contexts: files, what is refused, who is verified. */
 #include "support.h"
-#include "tlspair.h"
+#include "tlsfixture.h"
 
 #include <errno.h>
 #include <openssl/err.h>
@@ -9,19 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static struct kt_tls_pair pair;
-
-static void make_pair(void)
-{
-	kt_tls_pair_init(&pair);
-}
-
-static void free_pair(void)
-{
-	kt_tls_pair_free(&pair);
-	ck_assert_uint_eq(ERR_peek_error(), 0);
-}
 
 /* ---- certificates ----------------------------------------------------- */
 

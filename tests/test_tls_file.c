@@ -9,8 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define KIB ((size_t)1 << 10)
@@ -71,6 +73,7 @@ static struct {
 	int error;     /* of the calls that fail */
 	unsigned good; /* so many of eight succeed; 0 with no error: all */
 	size_t most;   /* bytes for one; 0: no bound */
+	unsigned waiting; /* of the calls: those that may wait */
 } direct;
 
 ssize_t __wrap_preadv2(int fd, const struct iovec *vector, int count, off_t offset, int flags)
@@ -78,6 +81,10 @@ ssize_t __wrap_preadv2(int fd, const struct iovec *vector, int count, off_t offs
 	struct iovec less = *vector;
 
 	ck_assert_int_eq(count, 1);
+	if (flags == 0) {
+		direct.waiting++;
+		return __real_preadv2(fd, vector, 1, offset, flags);
+	}
 	ck_assert_int_eq(flags, RWF_NOWAIT);
 	if (direct.calls++ % 8 >= direct.good && direct.error) {
 		errno = direct.error;
@@ -149,10 +156,10 @@ static void check_part(struct link *link, int fd, size_t size, uint64_t offset, 
 static const size_t sizes[] = { 0, 1, 16384, 16385, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1,
 				256 * KIB, 256 * KIB + 1, 1500000 };
 
-static void check_sizes(struct link *link, unsigned flags)
+static void check_sizes_of(struct link *link, unsigned flags, int (*make)(size_t bytes))
 {
 	for (size_t i = 0; i < KT_COUNT(sizes); i++) {
-		int fd = kt_file_make(sizes[i]);
+		int fd = make(sizes[i]);
 
 		check_part(link, fd, sizes[i], 0, KLOOP_FILE_END, flags);
 		check_part(link, fd, sizes[i], 0, sizes[i] + 1000, flags);
@@ -160,6 +167,11 @@ static void check_sizes(struct link *link, unsigned flags)
 		check_part(link, fd, sizes[i], sizes[i] + 1, KLOOP_FILE_END, flags);
 		kt_close(fd);
 	}
+}
+
+static void check_sizes(struct link *link, unsigned flags)
+{
+	check_sizes_of(link, flags, kt_file_make);
 }
 
 /* ---- encrypted here ------------------------------------------------------ */
@@ -177,6 +189,14 @@ START_TEST(user_space)
 }
 END_TEST
 
+static bool temporary_files_on_disk(void)
+{
+	struct statfs system;
+
+	ck_assert_int_eq(statfs("/tmp", &system), 0);
+	return system.f_type != TMPFS_MAGIC && system.f_type != RAMFS_MAGIC;
+}
+
 /* The page cache has all of it, parts, nothing; the file system cannot say. */
 START_TEST(page_cache)
 {
@@ -189,20 +209,26 @@ START_TEST(page_cache)
 		      { EOPNOTSUPP, 4, 0 }, { EIO, 2, 20000 } };
 	struct kt_tls_setup setup = { .version = TLS(_i), .ktls = KLOOP_KTLS_OFF };
 	size_t i = (size_t)(MODE(_i) + _i) % KT_COUNT(kinds);
+	bool on_disk = _i % 3 == 1 && temporary_files_on_disk();
 	int mode = MODE(_i);
 	struct link link;
 
-	direct.calls = 0;
+	memset(&direct, 0, sizeof(direct));
 	link_open(&link, mode, &setup, &no_ktls);
 	direct.error = kinds[i].error;
 	direct.good = kinds[i].good;
 	direct.most = kinds[i].most;
-	check_sizes(&link, FLAGS(_i));
+	check_sizes_of(&link, FLAGS(_i), _i % 3 == 1 ? kt_file_make_on_disk : kt_file_make);
 	/* Where a thread of the kernel submits, there are no such calls. */
 	if (mode == KT_MODE_SQPOLL || mode == KT_MODE_SQPOLL_OLD)
 		ck_assert_uint_eq(direct.calls, 0);
 	else
 		ck_assert_uint_gt(direct.calls, 0);
+	/* A disk is never waited for; what lies in memory alone is just read. */
+	if (on_disk || direct.calls == 0)
+		ck_assert_uint_eq(direct.waiting, 0);
+	else if (_i % 3 != 1 && direct.error == EOPNOTSUPP)
+		ck_assert_uint_gt(direct.waiting, 0);
 	link_close(&link);
 	memset(&direct, 0, sizeof(direct));
 }

@@ -1,27 +1,13 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* The name that a client asks for, and what a server does about it. */
 #include "support.h"
-#include "tlspair.h"
+#include "tlsfixture.h"
 
 #include <errno.h>
-#include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <string.h>
 
 #include "tls/tls.h"
-
-static struct kt_tls_pair pair;
-
-static void make_pair(void)
-{
-	kt_tls_pair_init(&pair);
-}
-
-static void free_pair(void)
-{
-	kt_tls_pair_free(&pair);
-	ck_assert_uint_eq(ERR_peek_error(), 0);
-}
 
 static struct kloop_tls_context *other_context;
 static int name_calls, name_result;

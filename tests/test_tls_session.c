@@ -2,7 +2,7 @@
 /* Sessions of TLS before and after their connection: names, tickets, failures. */
 #include "fault.h"
 #include "support.h"
-#include "tlspair.h"
+#include "tlsfixture.h"
 
 #include <errno.h>
 #include <openssl/err.h>
@@ -10,19 +10,6 @@
 #include <string.h>
 
 #include "tls/tls.h"
-
-static struct kt_tls_pair pair;
-
-static void make_pair(void)
-{
-	kt_tls_pair_init(&pair);
-}
-
-static void free_pair(void)
-{
-	kt_tls_pair_free(&pair);
-	ck_assert_uint_eq(ERR_peek_error(), 0);
-}
 
 /* ---- made ------------------------------------------------------------- */
 

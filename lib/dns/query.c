@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /*
- * The query: which server is asked when, what its answers mean, when it ends.
- * query-start.c has its beginning.
+ * The query: which server is asked when, and when it ends. query-start.c has
+ * its beginning, query-receive.c what the answers mean.
  */
 #include "query.h"
 
@@ -12,10 +12,6 @@
 
 /* With an expired answer at hand nobody waits longer for a new one (RFC 8767). */
 #define STALE_PATIENCE_NS UINT64_C(1800000000)
-/* How long a server that does not understand EDNS is asked without. */
-#define NO_EDNS_NS UINT64_C(3600000000000)
-
-static void advance(struct kl_query *query);
 
 /* ---- life --------------------------------------------------------------- */
 
@@ -49,7 +45,7 @@ static void start_waiting(struct kloop_resolver *resolver)
 		query->waiting = false;
 		resolver->stats.waiting--;
 		resolver->active++;
-		advance(query);
+		kl_query_advance(query);
 	}
 }
 
@@ -153,8 +149,7 @@ void kl_wait_end(struct kl_wait *wait)
 	start_waiting(resolver);
 }
 
-/* Tell all who wait; end if that was the last question. False: the query is gone. */
-static bool tell(struct kl_query *query)
+bool kl_query_tell(struct kl_query *query)
 {
 	struct kloop_resolver *resolver = query->resolver;
 	struct kl_wait *wait, *next;
@@ -213,38 +208,12 @@ static void give_up_all(struct kl_query *query, int failure)
 			give_up(query, question,
 				question->failure != 0 ? question->failure : failure);
 	}
-	tell(query);
-}
-
-/* The server's word is final. False: the query is gone. */
-static bool settle(struct kl_query *query, struct kl_question *question, struct kl_server *server,
-		   const struct kl_incoming *incoming, const struct kl_scan *scan)
-{
-	struct kloop_resolver *resolver = query->resolver;
-	const struct kl_ttl_limits limits = { resolver->options.max_ttl_s,
-					      resolver->options.max_negative_ttl_s };
-	struct kl_key key = kl_query_key(query, question);
-	struct kl_answer *answer = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
-						 &limits, resolver->now_ns);
-
-	question->done = true;
-	query->pending--;
-	if (!answer) {
-		question->result = -ENOMEM;
-		return tell(query);
-	}
-	answer->authentic = (scan->flags & KL_FLAG_AD) && kl_query_trusts(query, server);
-	question->answer = answer;
-	question->result = answer->result;
-	if (!(resolver->options.flags & KLOOP_RESOLVER_NO_CACHE))
-		kl_cache_put(&resolver->cache, &key, answer);
-	return tell(query);
+	kl_query_tell(query);
 }
 
 /* ---- whom to ask -------------------------------------------------------- */
 
-/* Ask a server for all that is open. 0, or why that could not be. */
-static int ask(struct kl_query *query, unsigned server)
+int kl_query_ask(struct kl_query *query, unsigned server)
 {
 	int ret = 0;
 
@@ -267,8 +236,7 @@ static bool useless(const struct kl_query *query, unsigned server)
 	return true;
 }
 
-/* May some server still answer every open question? */
-static bool hopes(const struct kl_query *query)
+bool kl_query_hopes(const struct kl_query *query)
 {
 	for (unsigned i = 0; i < query->count; i++) {
 		const struct kl_question *question = &query->questions[i];
@@ -279,11 +247,7 @@ static bool hopes(const struct kl_query *query)
 	return true;
 }
 
-/*
- * Have the timer expire then. Without memory for that the query fails, at the
- * start of the next turn.
- */
-static void arm(struct kl_query *query, uint64_t when_ns)
+void kl_query_arm(struct kl_query *query, uint64_t when_ns)
 {
 	if (kloop_timer_start(query->resolver->loop, &query->timer, when_ns) == 0)
 		return;
@@ -316,7 +280,7 @@ static void call_again(struct kl_query *query)
 		query->resolver->stats.retries++;
 		(void)kl_udp_ask(query, i);
 	}
-	arm(query, query->deadline_ns);
+	kl_query_arm(query, query->deadline_ns);
 }
 
 /* How long to wait for a server before the next one is asked as well. */
@@ -356,7 +320,7 @@ static void start_timer(struct kl_query *query, unsigned server)
 	} else if (calls_again(query)) {
 		wait = limit / 2;
 	}
-	arm(query, now + wait < query->deadline_ns ? now + wait : query->deadline_ns);
+	kl_query_arm(query, now + wait < query->deadline_ns ? now + wait : query->deadline_ns);
 }
 
 /* The failure has to come later than the call that asked. */
@@ -364,7 +328,7 @@ static void fail_soon(struct kl_query *query, int error)
 {
 	query->error = error;
 	query->failing = true;
-	arm(query, 0);
+	kl_query_arm(query, 0);
 }
 
 /* No descriptor to ask with: wait for another query to give one back, if there is one. */
@@ -381,8 +345,7 @@ static bool starve(struct kl_query *query)
 	return true;
 }
 
-/* Ask the next server that is worth it; fail if there is none, and no hope. */
-static void advance(struct kl_query *query)
+void kl_query_advance(struct kl_query *query)
 {
 	struct kl_config *config = query->config;
 	int error = 0;
@@ -394,10 +357,10 @@ static void advance(struct kl_query *query)
 			continue;
 		if (query->sends > 1)
 			query->resolver->stats.retries++;
-		error = ask(query, server);
+		error = kl_query_ask(query, server);
 		if (error == 0) {
 			if (query->sends == 1 && query->probe >= 0)
-				(void)ask(query, (unsigned)query->probe);
+				(void)kl_query_ask(query, (unsigned)query->probe);
 			start_timer(query, server);
 			return;
 		}
@@ -412,8 +375,8 @@ static void advance(struct kl_query *query)
 		else if (!kl_udp_silent(query))
 			break;
 	}
-	if (hopes(query) && query->deadline_ns > query->resolver->now_ns) {
-		arm(query, query->deadline_ns);
+	if (kl_query_hopes(query) && query->deadline_ns > query->resolver->now_ns) {
+		kl_query_arm(query, query->deadline_ns);
 		return;
 	}
 	fail_soon(query, error == -EMFILE || error == -ENFILE || error == -ENOMEM ? error :
@@ -437,7 +400,7 @@ void kl_query_expire(struct kloop_timer *timer)
 	}
 	if (query->sends < config->attempts * config->server_count &&
 	    (!query->has_stale || now < query->deadline_ns)) {
-		advance(query);
+		kl_query_advance(query);
 		return;
 	}
 	if (calls_again(query) && now < query->deadline_ns) {
@@ -466,214 +429,4 @@ void kl_queries_fail(struct kloop_resolver *resolver)
 			}
 		}
 	}
-}
-
-/* ---- what comes back ---------------------------------------------------- */
-
-/* The server cannot: the next one, unless somebody else may still answer. */
-static void fail_at(struct kl_query *query, unsigned index, unsigned server, int failure,
-		    unsigned rcode)
-{
-	struct kl_question *question = &query->questions[index];
-
-	question->failed |= (uint8_t)(1u << server);
-	/* A server that failed says more than one that did not understand. */
-	if (question->failure != KLOOP_ERROR_DNS_AGAIN) {
-		question->failure = failure;
-		question->rcode = rcode;
-	}
-	if (!query->waiting && !query->failing && !hopes(query))
-		advance(query);
-}
-
-void kl_query_failed(struct kl_query *query, unsigned index, unsigned server, int failure)
-{
-	fail_at(query, index, server, failure, 0);
-}
-
-/* Over TCP there is no doubt who answers, and no limit of size. */
-static void go_tcp(struct kl_query *query, unsigned index, unsigned server)
-{
-	if (query->questions[index].tcp & 1u << server)
-		return;
-	if (kl_tcp_ask(query, server, index) < 0)
-		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
-	else
-		arm(query, query->deadline_ns = query->resolver->now_ns +
-						query->config->timeout_ns);
-}
-
-/* The answer of glibc's servers that cannot parse a question at all. */
-static bool is_bare_failure(const uint8_t *wire, size_t bytes)
-{
-	unsigned flags = bytes == KL_HEADER_BYTES ? kl_get16(wire + 2) : 0;
-	unsigned rcode = flags & 15;
-
-	return (flags & KL_FLAG_QR) && !(flags & KL_OPCODE_MASK) && kl_get16(wire + 4) == 0 &&
-	       (rcode == KL_SERVFAIL || rcode == KL_NOTIMP || rcode == KL_REFUSED ||
-		rcode == KL_FORMERR);
-}
-
-/* Is it the question that was asked? *ret_case: it is, but for the case of letters. */
-static bool same_question(const struct kl_query *query, unsigned index,
-			  const struct kl_incoming *incoming, const struct kl_scan *scan,
-			  bool *ret_case)
-{
-	const uint8_t *name = incoming->wire + KL_HEADER_BYTES;
-
-	if (scan->type != query->questions[index].type || scan->rr_class != KL_CLASS_IN ||
-	    scan->question_bytes != query->name_bytes ||
-	    !kl_same_text(name, query->name, query->name_bytes))
-		return false;
-	*ret_case = incoming->cased && memcmp(name, query->cased, query->name_bytes) != 0;
-	return true;
-}
-
-/* Ask the same server once more, in another way. */
-static void ask_again(struct kl_query *query, unsigned index, unsigned server)
-{
-	query->resolver->stats.retries++;
-	if (ask(query, server) < 0)
-		fail_at(query, index, server, KLOOP_ERROR_DNS_AGAIN, 0);
-}
-
-/* Why a server failed may stand in its response (RFC 8914): one that says so is kept. */
-static void keep_refusal(struct kl_query *query, struct kl_question *question,
-			 const struct kl_incoming *incoming, const struct kl_scan *scan)
-{
-	const struct kl_ttl_limits none = { 0, 0 };
-	size_t bytes;
-
-	if (scan->question_bytes == 0 ||
-	    (question->refusal &&
-	     !kl_option_find(incoming->wire, scan, KL_OPTION_EDE, &bytes)))
-		return;
-	kl_answer_unref(question->refusal);
-	question->refusal = kl_answer_new(incoming->wire, incoming->bytes, scan, query->name,
-					  &none, kloop_now());
-}
-
-static void judge_rcode(struct kl_query *query, unsigned index, const struct kl_incoming *incoming,
-			const struct kl_scan *scan)
-{
-	struct kl_server *server = &query->config->servers[incoming->server];
-	struct kl_question *question = &query->questions[index];
-
-	switch (scan->rcode) {
-	case KL_FORMERR:
-	case KL_NOTIMP:
-	case KL_BADVERS:
-		if (incoming->edns) {
-			/* The other question may have brought this to light already. */
-			server->no_edns_until_ns = query->resolver->now_ns + NO_EDNS_NS;
-			if (!(question->tcp & 1u << incoming->server) &&
-			    !kl_udp_hopes(query, index))
-				ask_again(query, index, incoming->server);
-			return;
-		}
-		keep_refusal(query, question, incoming, scan);
-		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_FAIL, scan->rcode);
-		return;
-	case KL_BADCOOKIE:
-		/* It told its cookie along with that. */
-		if (!incoming->tcp && query->cookie_retries++ < 2)
-			ask_again(query, index, incoming->server);
-		else if (!incoming->tcp)
-			go_tcp(query, index, incoming->server);
-		else
-			fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
-		return;
-	case KL_NOERROR:
-		/* Knows nothing, and does not want to find out: a lame server. */
-		if (scan->counts[0] == 0 && !(scan->flags & (KL_FLAG_AA | KL_FLAG_RA)) &&
-		    !(query->flags & KLOOP_QUERY_NO_RECURSION)) {
-			fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
-			return;
-		}
-		settle(query, question, server, incoming, scan);
-		return;
-	case KL_NXDOMAIN:
-		settle(query, question, server, incoming, scan);
-		return;
-	default:
-		keep_refusal(query, question, incoming, scan);
-		fail_at(query, index, incoming->server, KLOOP_ERROR_DNS_AGAIN, scan->rcode);
-	}
-}
-
-/* A server that was asked later has answered: the others are slower, or not there. */
-static void note_overtaken(struct kl_query *query, unsigned index,
-			   const struct kl_incoming *incoming)
-{
-	unsigned servers = 0;
-
-	if (query->pending == 1)
-		servers = kl_udp_overtaken(query, index, incoming->sent_ns) |
-			  kl_tcp_overtaken(query, index, incoming->sent_ns);
-	servers &= ~(1u << incoming->server);
-	for (unsigned i = 0; servers != 0; i++, servers >>= 1) {
-		if (servers & 1)
-			kl_server_missed(&query->config->servers[i],
-					 query->resolver->now_ns, false);
-	}
-}
-
-/* How long does the server keep connections that nobody uses (RFC 7828)? */
-static void note_keepalive(struct kl_server *server, const uint8_t *wire,
-			   const struct kl_scan *scan)
-{
-	size_t bytes = 0;
-	const uint8_t *option = kl_option_find(wire, scan, KL_OPTION_KEEPALIVE, &bytes);
-
-	if (!option || bytes != 2)
-		return;
-	server->idle_told = true;
-	server->idle_ns = kl_get16(option) * UINT64_C(100000000);
-}
-
-enum kl_verdict kl_query_receive(struct kl_query *query, unsigned index,
-				 const struct kl_incoming *incoming)
-{
-	struct kl_server *server = &query->config->servers[incoming->server];
-	struct kl_scan scan;
-	const uint8_t *cookie;
-	size_t cookie_bytes = 0;
-	bool wrong_case = false;
-	uint64_t now = query->resolver->now_ns;
-
-	if (is_bare_failure(incoming->wire, incoming->bytes)) {
-		scan = (struct kl_scan){ .rcode = kl_get16(incoming->wire + 2) & 15 };
-		scan.counts[0] = 1;
-		judge_rcode(query, index, incoming, &scan);
-		return KL_VERDICT_DONE;
-	}
-	if (kl_scan_question(incoming->wire, incoming->bytes, &scan) < 0 ||
-	    !same_question(query, index, incoming, &scan, &wrong_case))
-		return KL_VERDICT_REFUSED;
-	if (wrong_case) {
-		/* It may be a forger, or a server that writes names its own way: TCP tells. */
-		server->keeps_case = false;
-		go_tcp(query, index, incoming->server);
-		return KL_VERDICT_REFUSED;
-	}
-	if ((scan.flags & KL_FLAG_TC) || incoming->truncated) {
-		if (incoming->tcp)
-			return KL_VERDICT_REFUSED;
-		kl_server_answered(server, now - incoming->sent_ns);
-		go_tcp(query, index, incoming->server);
-		return KL_VERDICT_DONE;
-	}
-	if (kl_scan(incoming->wire, incoming->bytes, &scan) < 0)
-		return KL_VERDICT_REFUSED;
-	cookie = kl_option_find(incoming->wire, &scan, KL_OPTION_COOKIE, &cookie_bytes);
-	if (!incoming->tcp && incoming->edns && scan.rcode != KL_FORMERR &&
-	    !(query->resolver->options.flags & KLOOP_RESOLVER_NO_COOKIES) &&
-	    !kl_server_check_cookie(server, now, cookie, cookie_bytes))
-		return KL_VERDICT_REFUSED;
-	if (incoming->tcp)
-		note_keepalive(server, incoming->wire, &scan);
-	kl_server_answered(server, incoming->timed ? now - incoming->sent_ns : 0);
-	note_overtaken(query, index, incoming);
-	judge_rcode(query, index, incoming, &scan);
-	return KL_VERDICT_DONE;
 }

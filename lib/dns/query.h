@@ -97,7 +97,7 @@ void kl_queries_end(struct kloop_resolver *resolver);
 /* End those that are failing and have no timer to say so. */
 void kl_queries_fail(struct kloop_resolver *resolver);
 
-/* ---- between query.c and query-start.c ---------------------------------- */
+/* ---- between query.c, query-start.c and query-receive.c ------------------ */
 
 struct kl_query **kl_query_bucket(struct kloop_resolver *resolver, uint32_t hash);
 /* What the answer to one of its questions is kept as. */
@@ -105,6 +105,19 @@ struct kl_key kl_query_key(const struct kl_query *query, const struct kl_questio
 /* Let it go when its turn has come. */
 void kl_query_launch(struct kl_query *query);
 void kl_query_expire(struct kloop_timer *timer);
+/* Ask a server for all that is open. 0, or why that could not be. */
+int kl_query_ask(struct kl_query *query, unsigned server);
+/* Ask the next server that is worth it; fail, later, if there is none, and no hope. */
+void kl_query_advance(struct kl_query *query);
+/* May some server still answer every open question? */
+bool kl_query_hopes(const struct kl_query *query);
+/*
+ * Have the timer expire then. Without memory for that the query fails, at the
+ * start of the next turn.
+ */
+void kl_query_arm(struct kl_query *query, uint64_t when_ns);
+/* Tell all who wait; end if that was the last question. False: the query is gone. */
+bool kl_query_tell(struct kl_query *query);
 
 /* ---- between the query and its transports ------------------------------- */
 

@@ -28,6 +28,8 @@ struct kl_batch {
 	uint32_t room_segment; /* of the segments in the room, the last: it owns the memory */
 	char *room;            /* for copies */
 	size_t room_bytes;
+	struct kloop_loop *loop;
+	size_t bytes;                /* of this memory, see kl_spare_take() */
 	struct kl_batch *next;       /* for layers; of one that is sent: what was interrupted */
 	struct cmsghdr *control;     /* for layers; mostly NULL */
 	struct msghdr message;
@@ -36,8 +38,10 @@ struct kl_batch {
 	char first_room[];
 };
 
-/* NULL without memory. */
-struct kl_batch *kl_batch_make(size_t room_bytes);
+_Static_assert(sizeof(struct kl_batch) <= KL_SPARE_SMALL, "a write that is lent takes the smallest");
+
+/* With at least so much room for copies. NULL without memory. */
+struct kl_batch *kl_batch_make(struct kloop_loop *loop, size_t room_bytes);
 void kl_batch_free(struct kl_batch *batch);
 
 /* A segment of lent bytes, or of a file; of copied bytes. Returns: 0; -ENOMEM. */

@@ -8,12 +8,15 @@
 /* The least room in a further piece of memory for copies. */
 #define MORE_ROOM ((size_t)4096)
 
-struct kl_batch *kl_batch_make(size_t room_bytes)
+struct kl_batch *kl_batch_make(struct kloop_loop *loop, size_t room_bytes)
 {
-	struct kl_batch *batch = kl_malloc(sizeof(*batch) + room_bytes);
+	size_t bytes = sizeof(struct kl_batch) + room_bytes;
+	struct kl_batch *batch = kl_spare_take(loop, &bytes);
 
 	if (!batch)
 		return NULL;
+	batch->loop = loop;
+	batch->bytes = bytes;
 	batch->vector = batch->first_vector;
 	batch->ends = batch->first_ends;
 	batch->head = 0;
@@ -21,7 +24,7 @@ struct kl_batch *kl_batch_make(size_t room_bytes)
 	batch->capacity = KL_BATCH_FIRST;
 	batch->room_segment = 0;
 	batch->room = batch->first_room;
-	batch->room_bytes = room_bytes;
+	batch->room_bytes = bytes - sizeof(*batch);
 	batch->next = NULL;
 	batch->control = NULL;
 	return batch;
@@ -32,7 +35,7 @@ void kl_batch_free(struct kl_batch *batch)
 	if (batch->vector != batch->first_vector)
 		kl_free(batch->vector);
 	kl_free(batch->control);
-	kl_free(batch);
+	kl_spare_give(batch->loop, batch, batch->bytes);
 }
 
 static int grow_batch(struct kl_batch *batch)
@@ -137,13 +140,14 @@ unsigned kl_batch_count_segments(const struct kl_batch *batch)
 	return i - batch->head;
 }
 
-int kl_batch_append(struct kl_batch **batch, const void *data, size_t bytes, size_t room_bytes)
+int kl_batch_append(struct kloop_loop *loop, struct kl_batch **batch, const void *data,
+		    size_t bytes, size_t room_bytes)
 {
 	struct kl_batch *made = *batch;
 	int r;
 
 	if (!made) {
-		made = kl_batch_make(room_bytes > bytes ? room_bytes : bytes);
+		made = kl_batch_make(loop, room_bytes > bytes ? room_bytes : bytes);
 		if (!made)
 			return -ENOMEM;
 	}

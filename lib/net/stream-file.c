@@ -18,10 +18,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 /* What is read, or goes through the pipe, at a time. */
@@ -58,6 +60,7 @@ struct kl_file {
 	bool splice;
 	bool wanted;    /* a layer found no bytes */
 	bool slow;      /* it cannot be read without waiting */
+	bool memory;    /* it can, without asking for that */
 	bool cancelled; /* nothing more of it is to be sent */
 };
 
@@ -323,15 +326,46 @@ void kl_file_skip(struct kl_file *file, size_t bytes)
 	file->sent += bytes;
 }
 
-size_t kl_file_read_now(struct kloop_loop *loop, struct kl_file *file, void *buffer, size_t bytes)
+/*
+ * Is the file in memory whatever a read says? tmpfs refuses RWF_NOWAIT (Linux 6.18 does),
+ * and has no disk to wait for; pages that were swapped out are the exception, and are
+ * waited for as any memory that was swapped out is.
+ */
+static bool lies_in_memory(struct kloop_loop *loop, int fd)
 {
-	struct iovec vector = { .iov_base = buffer, .iov_len = limit(file->left, bytes) };
+	struct statfs system;
+	int r = fstatfs(fd, &system);
+
+	kl_loop_count_direct(loop);
+	return r == 0 && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
+}
+
+static ssize_t read_cached(struct kloop_loop *loop, struct kl_file *file, void *buffer,
+			   size_t bytes)
+{
+	struct iovec vector = { .iov_base = buffer, .iov_len = bytes };
 	ssize_t result;
 
-	if (file->cancelled || file->slow || vector.iov_len == 0)
-		return 0;
-	result = preadv2(file->fd, &vector, 1, (off_t)file->offset, RWF_NOWAIT);
+	result = preadv2(file->fd, &vector, 1, (off_t)file->offset,
+			 file->memory ? 0 : RWF_NOWAIT);
 	kl_loop_count_direct(loop);
+	if (result >= 0 || errno != EOPNOTSUPP || file->memory)
+		return result;
+	file->memory = lies_in_memory(loop, file->fd);
+	if (file->memory)
+		return read_cached(loop, file, buffer, bytes);
+	errno = EOPNOTSUPP;
+	return -1;
+}
+
+size_t kl_file_read_now(struct kloop_loop *loop, struct kl_file *file, void *buffer, size_t bytes)
+{
+	ssize_t result;
+
+	bytes = limit(file->left, bytes);
+	if (file->cancelled || file->slow || bytes == 0)
+		return 0;
+	result = read_cached(loop, file, buffer, bytes);
 	if (result <= 0) {
 		/* Not in the page cache, or the end: an operation tells. */
 		file->slow = result < 0 && errno != EAGAIN && errno != EINTR;

@@ -17,8 +17,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-/* Room for copies in a batch; with it a batch still fits malloc's fast path. */
-#define FIRST_ROOM 768
+/* Room for copies in a batch. */
+#define FIRST_ROOM (KL_SPARE_MIDDLE - sizeof(struct kl_batch))
 /* The kernel's limits: segments in a vector, bytes in one call. */
 #define MAX_SEGMENTS 1024
 #define MAX_BYTES ((size_t)1 << 30)
@@ -248,7 +248,8 @@ void kl_stream_run_write(struct kloop_stream *stream)
 {
 	bool can_send;
 
-	kl_file_end_cancelled(stream);
+	if (stream->cancelled)
+		kl_file_end_cancelled(stream);
 	can_send = kl_stream_has(stream, KL_STREAM_CONNECTED) &&
 		   !kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED);
 	/* A piece of a file is read by the same operation, while nothing is sent. */
@@ -424,7 +425,7 @@ int kl_stream_add(struct kloop_stream *stream, const void *data, size_t bytes,
 	if (!batch) {
 		size_t room = release ? 0 : bytes > FIRST_ROOM ? bytes : FIRST_ROOM;
 
-		batch = kl_batch_make(room);
+		batch = kl_batch_make(stream->loop, room);
 		if (!batch)
 			return -ENOMEM;
 	}

@@ -191,7 +191,10 @@ static void run_defer(struct kl_defer *defer)
 	struct kloop_stream *stream = kl_container_of(defer, struct kloop_stream, defer);
 
 	kl_stream_enter(stream);
-	kl_stream_run_read(stream);
+	/* Mostly there is something to write, and the receive is armed. */
+	if (!kloop_op_is_active(&stream->read_op) || stream->held || stream->layer ||
+	    kl_stream_has(stream, KL_STREAM_READ_ENDED))
+		kl_stream_run_read(stream);
 	kl_stream_run_write(stream);
 	if (kl_stream_has(stream, KL_STREAM_LAST))
 		stream->state |= KL_STREAM_ABORTED;

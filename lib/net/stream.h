@@ -286,7 +286,8 @@ int kl_stream_add(struct kloop_stream *stream, const void *data, size_t bytes,
  * Append a copy of bytes to a batch, which is made if *batch is NULL, with room
  * for so many bytes in all. Returns: 0; -ENOMEM (nothing was appended).
  */
-int kl_batch_append(struct kl_batch **batch, const void *data, size_t bytes, size_t room_bytes);
+int kl_batch_append(struct kloop_loop *loop, struct kl_batch **batch, const void *data,
+		    size_t bytes, size_t room_bytes);
 
 /* Send the batch with a control message (sendmsg(2)) of one byte. Returns: 0; -ENOMEM. */
 int kl_batch_set_control(struct kl_batch *batch, int level, int type, unsigned char value);

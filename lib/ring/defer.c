@@ -2,24 +2,9 @@
 /* Hooks of the rooms above: at the start of a turn, and at the loop's end. */
 #include "internal.h"
 
-void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer)
-{
-	if (defer->scheduled)
-		return;
-	defer->scheduled = true;
-	defer->next = NULL;
-	*loop->defers_tail = defer;
-	loop->defers_tail = &defer->next;
-}
-
-void kl_loop_note_call(struct kloop_loop *loop)
-{
-	loop->called = true;
-}
-
 void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer)
 {
-	struct kl_defer **link = &loop->defers;
+	struct kl_defer **link = &loop->front.defers;
 
 	if (!defer->scheduled)
 		return;
@@ -29,7 +14,7 @@ void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer)
 		return;
 	*link = defer->next;
 	if (defer->next == NULL)
-		loop->defers_tail = link;
+		loop->front.defers_tail = link;
 	defer->scheduled = false;
 }
 
@@ -38,7 +23,7 @@ void kl_defers_run(struct kloop_loop *loop)
 {
 	struct kl_defer mark = { .scheduled = false };
 
-	if (loop->defers == NULL)
+	if (loop->front.defers == NULL)
 		return;
 	/*
 	 * The mark ends this round. It stands in the same list, so that a hook
@@ -46,11 +31,11 @@ void kl_defers_run(struct kloop_loop *loop)
 	 */
 	kl_loop_defer(loop, &mark);
 	for (;;) {
-		struct kl_defer *defer = loop->defers;
+		struct kl_defer *defer = loop->front.defers;
 
-		loop->defers = defer->next;
-		if (loop->defers == NULL)
-			loop->defers_tail = &loop->defers;
+		loop->front.defers = defer->next;
+		if (loop->front.defers == NULL)
+			loop->front.defers_tail = &loop->front.defers;
 		defer->scheduled = false;
 		if (defer == &mark)
 			return;

@@ -39,23 +39,20 @@ struct kl_completion {
 };
 
 struct kloop_loop {
+	struct kl_loop_front front; /* the first part, see ring.h */
 	struct io_uring ring;
 	uint64_t features;
 	bool ring_open;    /* the ring exists; false while it is torn down for good */
 	bool ring_enabled; /* IORING_REGISTER_ENABLE_RINGS was done: bound to a thread */
 
-	/* Whose it is. */
-	const void *owner; /* token of the owning thread */
-	unsigned fork_generation;
+	/* Whose it is, beside what the front says. */
 	bool bound;  /* its ring belongs to the owner: enabled, descriptor registered */
 	const void *registrant; /* the thread that registered the ring's descriptor, or NULL */
 	unsigned unregistered_waits; /* since that thread took the registration back */
 	bool given_up;		/* the ring is: nothing more is handed to the kernel */
 	bool inside; /* a turn is going on */
-	bool closing;
 	bool forked; /* it ends in a forked child */
 	bool stop;
-	bool called; /* kl_loop_note_call() since the turn began */
 
 	/* Operations. The list's head is a dummy; its order has no meaning. */
 	struct kloop_op in_flight;
@@ -84,8 +81,6 @@ struct kloop_loop {
 	uint64_t timer_floor_ns; /* while timers are called: what starts is due after them */
 	uint64_t timer_slack_ns; /* of the owning thread: a sleep may end so much after a deadline */
 
-	struct kl_defer *defers;
-	struct kl_defer **defers_tail;
 	struct kl_exit exits; /* dummy head */
 
 	/* Wake-ups by other threads. */
@@ -105,7 +100,6 @@ struct kloop_loop {
 	void *before_wait_data;
 
 	struct kloop_pool *pools; /* all pools of the loop */
-	struct kloop_pool *receive_pool;
 	struct kloop_pool *datagram_pool;
 	unsigned next_pool_group;
 	char *hot_areas[KL_HOT_COUNT]; /* mapped; the buffers lie inside */
@@ -147,14 +141,12 @@ void kl_ring_leave(struct kloop_loop *loop);
 void kl_ring_count_wait(struct kloop_loop *loop);
 
 /* thread.c */
-const void *kl_thread_token(void);
 int kl_fork_watch(void);
 unsigned kl_fork_generation(void);
-extern unsigned kl_fork_count;
 /* Is this a child that was forked after the loop was made? */
 static inline bool kl_loop_is_elsewhere(const struct kloop_loop *loop)
 {
-	return loop->fork_generation != kl_fork_count;
+	return loop->front.fork_generation != kl_fork_count;
 }
 
 /* submit.c */
@@ -205,6 +197,9 @@ void kl_signals_clear(struct kloop_loop *loop);
 void kl_pools_free(struct kloop_loop *loop);
 int kl_pools_register(struct kloop_loop *loop);
 void kl_pools_stats(const struct kloop_loop *loop, struct kloop_stats *stats);
+
+/* spare.c */
+void kl_spares_free(struct kloop_loop *loop);
 
 /* defer.c */
 void kl_defers_run(struct kloop_loop *loop);

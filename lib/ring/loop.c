@@ -13,12 +13,12 @@
 static void init(struct kloop_loop *loop, const struct kloop_loop_options *options)
 {
 	loop->options = options != NULL ? *options : kl_default_options;
-	loop->owner = kl_thread_token();
-	loop->fork_generation = kl_fork_generation();
+	loop->front.owner = kl_thread_token();
+	loop->front.fork_generation = kl_fork_generation();
 	loop->in_flight.next = &loop->in_flight;
 	loop->in_flight.prev = &loop->in_flight;
 	loop->synthetic_tail = &loop->synthetic;
-	loop->defers_tail = &loop->defers;
+	loop->front.defers_tail = &loop->front.defers;
 	loop->exits.next = &loop->exits;
 	loop->exits.prev = &loop->exits;
 	kloop_timer_init(&loop->again, kl_ops_cancel_again);
@@ -144,7 +144,7 @@ static void abandon_ring(struct kloop_loop *loop)
 	loop->given_up = true;
 	if (loop->ring_open) {
 		kl_ring_disown(loop);
-		loop->owner = kl_thread_token();
+		loop->front.owner = kl_thread_token();
 		do {
 			kl_dispatch(loop);
 		} while (kl_overflow_flush(loop));
@@ -172,13 +172,13 @@ int kloop_loop_adopt(struct kloop_loop *loop)
 
 	if (loop == NULL)
 		return -EINVAL;
-	if (loop->fork_generation != kl_fork_generation())
+	if (loop->front.fork_generation != kl_fork_generation())
 		return -ECHILD;
-	if (loop->owner == self && loop->bound)
+	if (loop->front.owner == self && loop->bound)
 		return 0;
-	if (loop->closing)
+	if (loop->front.closing)
 		return -ESTALE;
-	if (loop->owner != self && __atomic_load_n(&loop->inside, __ATOMIC_ACQUIRE))
+	if (loop->front.owner != self && __atomic_load_n(&loop->inside, __ATOMIC_ACQUIRE))
 		return -EPERM;
 	if (loop->bound) {
 		if (!all_loose(loop))
@@ -193,7 +193,7 @@ int kloop_loop_adopt(struct kloop_loop *loop)
 		if (ret < 0)
 			return ret;
 	}
-	loop->owner = self;
+	loop->front.owner = self;
 	ret = kl_ring_bind(loop);
 	if (ret == 0)
 		loop->bound = true;
@@ -262,10 +262,10 @@ static void end(struct kloop_loop *loop)
 {
 	/* A loop that no thread turned yet becomes ours: what is queued may be a close. */
 	if (!loop->bound && loop->ring_open && loop->in_flight_count != 0) {
-		loop->owner = kl_thread_token();
+		loop->front.owner = kl_thread_token();
 		loop->bound = kl_ring_bind(loop) == 0;
 	}
-	if (loop->bound && loop->owner == kl_thread_token())
+	if (loop->bound && loop->front.owner == kl_thread_token())
 		drain(loop);
 	else
 		abandon_ring(loop);
@@ -277,7 +277,7 @@ static void end(struct kloop_loop *loop)
 		kl_exits_run(loop);
 		atomic_store(&loop->woken, 1);
 		kl_posts_run(loop);
-	} while (loop->in_flight_count != 0 || loop->defers != NULL ||
+	} while (loop->in_flight_count != 0 || loop->front.defers != NULL ||
 		 loop->exits.next != &loop->exits);
 }
 
@@ -291,15 +291,15 @@ static void end(struct kloop_loop *loop)
 static void end_in_child(struct kloop_loop *loop)
 {
 	loop->forked = true;
-	loop->closing = true;
+	loop->front.closing = true;
 	loop->inside = false;
 	loop->bound = false;
 	if (loop->ring_open)
 		rescue_closes(loop);
 	kl_ring_close(loop);
 	loop->kept_count = 0;
-	loop->owner = kl_thread_token();
-	loop->fork_generation = kl_fork_generation();
+	loop->front.owner = kl_thread_token();
+	loop->front.fork_generation = kl_fork_generation();
 	/* A close that the kernel has was done before the fork, as a rule. */
 	for (struct kloop_op *op = loop->in_flight.next, *next; op != &loop->in_flight; op = next) {
 		next = op->next;
@@ -314,10 +314,10 @@ int kloop_loop_free(struct kloop_loop *loop)
 {
 	if (loop == NULL)
 		return 0;
-	if (loop->fork_generation == kl_fork_generation()) {
-		if (loop->inside || loop->closing)
+	if (loop->front.fork_generation == kl_fork_generation()) {
+		if (loop->inside || loop->front.closing)
 			return -EBUSY;
-		__atomic_store_n(&loop->closing, true, __ATOMIC_RELEASE);
+		__atomic_store_n(&loop->front.closing, true, __ATOMIC_RELEASE);
 		end(loop);
 	} else {
 		end_in_child(loop);
@@ -329,6 +329,7 @@ int kloop_loop_free(struct kloop_loop *loop)
 	kl_wake_close(loop);
 	kl_free(loop->backlog);
 	kl_free(loop->kept);
+	kl_spares_free(loop);
 	kl_free(loop);
 	return 0;
 }
@@ -343,11 +344,6 @@ void kloop_loop_set_before_wait(struct kloop_loop *loop, void (*before_wait)(voi
 uint64_t kloop_loop_get_features(const struct kloop_loop *loop)
 {
 	return __atomic_load_n(&loop->features, __ATOMIC_RELAXED);
-}
-
-bool kl_loop_is_closing(const struct kloop_loop *loop)
-{
-	return loop->closing;
 }
 
 bool kl_loop_is_forked(const struct kloop_loop *loop)

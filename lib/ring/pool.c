@@ -179,7 +179,7 @@ void kloop_pool_free(struct kloop_pool *pool)
 	while (*link != pool)
 		link = &(*link)->next;
 	*link = pool->next;
-	if (pool->loop->ring_open && pool->loop->fork_generation == kl_fork_generation())
+	if (pool->loop->ring_open && pool->loop->front.fork_generation == kl_fork_generation())
 		(void)io_uring_unregister_buf_ring(&pool->loop->ring, pool->group);
 	release(pool);
 }
@@ -211,18 +211,10 @@ size_t kl_pool_get_buffer_bytes(const struct kloop_pool *pool)
 	return pool->buffer_bytes;
 }
 
-int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool)
+int kl_loop_make_receive_pool(struct kloop_loop *loop)
 {
-	int ret;
-
-	if (loop->receive_pool == NULL) {
-		ret = new_pool(loop, loop->options.pool_count, FIRST_RECEIVE_BUFFERS,
-			       loop->options.pool_buffer_bytes, &loop->receive_pool);
-		if (ret < 0)
-			return ret;
-	}
-	*ret_pool = loop->receive_pool;
-	return 0;
+	return new_pool(loop, loop->options.pool_count, FIRST_RECEIVE_BUFFERS,
+			loop->options.pool_buffer_bytes, &loop->front.receive_pool);
 }
 
 int kl_loop_get_datagram_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool)
@@ -287,7 +279,7 @@ void kl_pools_free(struct kloop_loop *loop)
 {
 	while (loop->pools != NULL)
 		kloop_pool_free(loop->pools);
-	loop->receive_pool = NULL;
+	loop->front.receive_pool = NULL;
 	loop->datagram_pool = NULL;
 	for (int i = 0; i < KL_HOT_COUNT; i++) {
 		if (loop->hot_areas[i] != NULL)

@@ -59,7 +59,7 @@ int kloop_loop_wake(struct kloop_loop *loop)
 	int saved = errno;
 	int ret = 0;
 
-	if (loop->fork_generation != kl_fork_generation())
+	if (loop->front.fork_generation != kl_fork_generation())
 		return -ECHILD;
 	if (atomic_exchange(&loop->woken, 1) == 0 && atomic_load(&loop->sleeping) != 0) {
 		atomic_fetch_add_explicit(&loop->wakes, 1, memory_order_relaxed);
@@ -76,9 +76,9 @@ int kloop_loop_post(struct kloop_loop *loop, struct kloop_call *call)
 
 	if (loop == NULL || call == NULL || call->call == NULL)
 		return -EINVAL;
-	if (loop->fork_generation != kl_fork_generation())
+	if (loop->front.fork_generation != kl_fork_generation())
 		return -ECHILD;
-	if (__atomic_load_n(&loop->closing, __ATOMIC_ACQUIRE))
+	if (__atomic_load_n(&loop->front.closing, __ATOMIC_ACQUIRE))
 		return -ESTALE;
 	head = atomic_load_explicit(&loop->posted, memory_order_relaxed);
 	do {

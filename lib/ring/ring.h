@@ -12,13 +12,81 @@
 #include <kloop/pool.h>
 #include <kloop/timer.h>
 
+#include <errno.h>
+
 #include "memory.h"
+
+struct kl_defer;
+
+/* Memory that is given back and not freed yet, all of one size: the last first. */
+struct kl_spares {
+	struct kl_spare *first;
+	unsigned count;
+};
+
+/* Up to so many bytes each, as malloc(3) has no waste of; larger ones come from kl_malloc(). */
+enum { KL_SPARE_SMALL = 264, KL_SPARE_MIDDLE = 1032, KL_SPARE_LARGE = 2040, KL_SPARE_SIZES = 3 };
+
+/*
+ * What each message needs of the loop: the first part of its struct, in sight of all rooms, so
+ * that functions of a line or two are no calls.
+ */
+struct kl_loop_front {
+	const void *owner; /* token of the owning thread */
+	unsigned fork_generation;
+	bool closing;
+	bool called; /* kl_loop_note_call() since the turn began */
+	struct kl_defer *defers;
+	struct kl_defer **defers_tail;
+	struct kloop_pool *receive_pool; /* NULL until it is asked for */
+	struct kl_spares spares[KL_SPARE_SIZES];
+};
+
+static inline struct kl_loop_front *kl_loop_get_front(const struct kloop_loop *loop)
+{
+	return (struct kl_loop_front *)(uintptr_t)loop;
+}
+
+/*
+ * musl refuses to load a library later that has its variables at a fixed place in each thread's
+ * memory; with glibc, where there is room for a few such bytes, that saves a call at each check.
+ */
+#ifdef __GLIBC__
+#define KL_THREAD_MODEL __attribute__((visibility("hidden"), tls_model("initial-exec")))
+#else
+#define KL_THREAD_MODEL __attribute__((visibility("hidden")))
+#endif
+
+extern __thread uintptr_t kl_thread_number KL_THREAD_MODEL;
+extern unsigned kl_fork_count __attribute__((visibility("hidden")));
+const void *kl_thread_number_make(void);
+
+/*
+ * A number that no other thread of the process has, before or after: the address
+ * of a variable of the thread's own, or its id, are those of a later thread again,
+ * to which a ring of the former does not belong.
+ */
+static inline const void *kl_thread_token(void)
+{
+	return kl_thread_number != 0 ? (const void *)kl_thread_number : kl_thread_number_make();
+}
 
 /*
  * 0 if the calling thread may use the loop now, or -ECHILD, -EPERM, -ESTALE.
  * Cheap: no system call. Submitting functions check by themselves.
  */
-int kl_loop_check(const struct kloop_loop *loop);
+static inline int kl_loop_check(const struct kloop_loop *loop)
+{
+	const struct kl_loop_front *front = kl_loop_get_front(loop);
+
+	if (loop == NULL)
+		return -EINVAL;
+	if (front->fork_generation != kl_fork_count)
+		return -ECHILD;
+	if (front->closing)
+		return -ESTALE;
+	return front->owner == kl_thread_token() ? 0 : -EPERM;
+}
 
 /*
  * A call at the start of the next turn, before its submission: streams flush
@@ -32,14 +100,36 @@ struct kl_defer {
 };
 
 /* Schedule; scheduling twice is one. The struct is lent until it ran or was dropped. */
-void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer);
+static inline void kl_loop_defer(struct kloop_loop *loop, struct kl_defer *defer)
+{
+	struct kl_loop_front *front = kl_loop_get_front(loop);
+
+	if (defer->scheduled)
+		return;
+	defer->scheduled = true;
+	defer->next = NULL;
+	*front->defers_tail = defer;
+	front->defers_tail = &defer->next;
+}
 
 /*
  * To be said by whoever calls a function of the user: a turn whose start
  * called one does not wait, because the function may have asked for what the
  * wait would keep from happening (a stop, work in a queue of its own).
  */
-void kl_loop_note_call(struct kloop_loop *loop);
+static inline void kl_loop_note_call(struct kloop_loop *loop)
+{
+	kl_loop_get_front(loop)->called = true;
+}
+
+/*
+ * Memory that comes and goes with each message. A few pieces of each size stay with the loop, so
+ * that the next to ask gets what is in the processor's cache still. *bytes: as many as are needed;
+ * it becomes as many as there are, which is to be told when they are given back. NULL without
+ * memory. With AddressSanitizer nothing is kept, so that it sees what is used too long.
+ */
+void *kl_spare_take(struct kloop_loop *loop, size_t *bytes);
+void kl_spare_give(struct kloop_loop *loop, void *memory, size_t bytes);
 
 /* Take back a scheduled call. Cost grows with the number scheduled. */
 void kl_loop_drop_defer(struct kloop_loop *loop, struct kl_defer *defer);
@@ -57,7 +147,10 @@ void kl_loop_add_exit(struct kloop_loop *loop, struct kl_exit *hook);
 void kl_loop_remove_exit(struct kloop_loop *loop, struct kl_exit *hook);
 
 /* Is the loop being freed? Completions arrive with -ECANCELED, nothing new is taken. */
-bool kl_loop_is_closing(const struct kloop_loop *loop);
+static inline bool kl_loop_is_closing(const struct kloop_loop *loop)
+{
+	return kl_loop_get_front(loop)->closing;
+}
 
 /*
  * Is it being freed in a forked child? Its descriptors mean the parent's sockets and
@@ -69,7 +162,17 @@ bool kl_loop_is_forked(const struct kloop_loop *loop);
  * The pool of receive buffers that streams share, made at the first call.
  * Fails as kloop_pool_new().
  */
-int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool);
+int kl_loop_make_receive_pool(struct kloop_loop *loop);
+static inline int kl_loop_get_receive_pool(struct kloop_loop *loop, struct kloop_pool **ret_pool)
+{
+	struct kl_loop_front *front = kl_loop_get_front(loop);
+	int ret = front->receive_pool == NULL ? kl_loop_make_receive_pool(loop) : 0;
+
+	if (ret < 0)
+		return ret;
+	*ret_pool = front->receive_pool;
+	return 0;
+}
 
 /*
  * The pool that datagram sockets share: each buffer takes the longest UDP

@@ -213,7 +213,7 @@ int kl_ring_bind(struct kloop_loop *loop)
 void kl_ring_disown(struct kloop_loop *loop)
 {
 	if (loop->registrant != NULL && (loop->registrant != kl_thread_token() ||
-					 loop->fork_generation != kl_fork_generation()))
+					 loop->front.fork_generation != kl_fork_generation()))
 		loop->ring.enter_ring_fd = -1;
 }
 

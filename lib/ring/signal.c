@@ -70,7 +70,7 @@ static void leave_table(struct kloop_loop *loop)
 			atomic_store(&loops[i], NULL);
 	}
 	/* In a forked child the thread that ran a handler is gone, and its count stays. */
-	while (atomic_load(&running) != 0 && loop->fork_generation == kl_fork_generation())
+	while (atomic_load(&running) != 0 && loop->front.fork_generation == kl_fork_generation())
 		;
 }
 

@@ -48,7 +48,7 @@ struct io_uring_sqe *kl_sqe_get(struct kloop_loop *loop)
 		if (sqe != NULL)
 			return sqe;
 		loop->stats.queue_full++;
-		if (loop->ring_enabled && !loop->given_up && loop->owner == kl_thread_token()) {
+		if (loop->ring_enabled && !loop->given_up && loop->front.owner == kl_thread_token()) {
 			kl_submit(loop, false);
 			sqe = io_uring_get_sqe(&loop->ring);
 			if (sqe != NULL)
@@ -245,7 +245,7 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	if (loop->kept_count != 0)
 		return kl_submit(loop, true);
 	/* Longer waits would overflow the kernel's arithmetic; waking once in 30 years is no loss. */
-	if (wait_ns > 1000000000000000000)
+	if (wait_ns > 1000000000000000000 && wait_ns != KLOOP_FOREVER)
 		wait_ns = 1000000000000000000;
 	ts.tv_sec = (int64_t)(wait_ns / 1000000000);
 	ts.tv_nsec = (long long)(wait_ns % 1000000000);
@@ -253,7 +253,8 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	kl_ring_count_wait(loop);
 	loop->stats.enters++;
 	loop->stats.waits++;
-	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
+	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1,
+					       wait_ns != KLOOP_FOREVER ? &ts : NULL, NULL);
 	kl_overflow_keep(loop);
 	if ((ret >= 0 || ret == -ETIME) && kl_completions_ready(loop) == 0 && until_ns != 0 &&
 	    kloop_now() < until_ns)

@@ -24,7 +24,7 @@ bool kloop_loop_is_ready(const struct kloop_loop *loop)
 {
 	return completions_there(loop) || kernel_has_work(loop) ||
 	       io_uring_sq_ready(&loop->ring) != 0 || loop->backlog_count != 0 ||
-	       loop->defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
+	       loop->front.defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
 }
 
 /* Completions whose ring is gone. */
@@ -51,7 +51,8 @@ static int dispatch_synthetic(struct kloop_loop *loop)
 /* The oldest completion; its entry is given back at once. False: there is none. */
 static inline bool take_completion(struct kloop_loop *loop, struct kl_completion *ret_completion)
 {
-	struct io_uring_cqe *cqe;
+	const struct io_uring_cq *queue = &loop->ring.cq;
+	const struct io_uring_cqe *cqe;
 
 	if (loop->kept_count != 0) {
 		*ret_completion = loop->kept[loop->kept_head++];
@@ -59,10 +60,12 @@ static inline bool take_completion(struct kloop_loop *loop, struct kl_completion
 			loop->kept_head = 0;
 		return true;
 	}
-	if (!loop->ring_open || io_uring_peek_cqe(&loop->ring, &cqe) != 0)
+	if (!loop->ring_open || io_uring_cq_ready(&loop->ring) == 0)
 		return false;
+	/* What io_uring_peek_cqe() does, without asking for what this ring does not have. */
+	cqe = &queue->cqes[*queue->khead & queue->ring_mask];
 	*ret_completion = (struct kl_completion){ cqe->user_data, cqe->res, cqe->flags };
-	io_uring_cqe_seen(&loop->ring, cqe);
+	io_uring_cq_advance(&loop->ring, 1);
 	return true;
 }
 
@@ -160,7 +163,7 @@ static int submit_and_wait(struct kloop_loop *loop, uint64_t timeout_ns)
 {
 	uint64_t next = kl_timers_next(loop);
 	bool wait = timeout_ns != 0 && !completions_there(loop) && loop->backlog_count == 0 &&
-		    loop->defers == NULL && !loop->called &&
+		    loop->front.defers == NULL && !loop->front.called &&
 		    atomic_load_explicit(&loop->woken, memory_order_relaxed) == 0;
 	uint64_t now = 0;
 	uint64_t until = KLOOP_FOREVER;
@@ -197,12 +200,12 @@ static int enter(struct kloop_loop *loop)
 
 	if (loop == NULL)
 		return -EINVAL;
-	if (loop->fork_generation != kl_fork_generation())
+	if (loop->front.fork_generation != kl_fork_generation())
 		return -ECHILD;
-	if (loop->closing)
+	if (loop->front.closing)
 		return -ESTALE;
 	if (__atomic_load_n(&loop->inside, __ATOMIC_ACQUIRE))
-		return loop->owner == kl_thread_token() ? -EDEADLK : -EPERM;
+		return loop->front.owner == kl_thread_token() ? -EDEADLK : -EPERM;
 	ret = kloop_loop_adopt(loop);
 	if (ret < 0)
 		return ret;
@@ -226,7 +229,7 @@ int kloop_loop_turn(struct kloop_loop *loop, uint64_t timeout_ns)
 	if (ret < 0)
 		return ret;
 	loop->stats.turns++;
-	loop->called = false;
+	loop->front.called = false;
 	kl_defers_run(loop);
 	if (kl_loop_is_elsewhere(loop))
 		return leave(loop, 0, 0);
@@ -260,7 +263,7 @@ int kloop_loop_submit(struct kloop_loop *loop)
 static bool anything_left(const struct kloop_loop *loop)
 {
 	return loop->in_flight_count != loop->internal_count || loop->timer_count != 0 ||
-	       loop->signals != NULL || loop->defers != NULL ||
+	       loop->signals != NULL || loop->front.defers != NULL ||
 	       atomic_load_explicit(&loop->posted, memory_order_relaxed) != NULL;
 }
 

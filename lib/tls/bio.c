@@ -125,7 +125,7 @@ static int bio_write(BIO *bio, const char *data, size_t bytes, size_t *ret_bytes
 	if (r == 0 && kl_tls_has(tls, KL_TLS_SEND_KERNEL))
 		r = kl_tls_offload_output(tls, (const uint8_t *)data, bytes);
 	else if (r == 0)
-		r = kl_batch_append(&tls->out, data, bytes, tls->out_room);
+		r = kl_batch_append(tls->stream->loop, &tls->out, data, bytes, tls->out_room);
 	tls->out_room = 0;
 	if (r < 0) {
 		tls->out_error = r;

@@ -183,6 +183,15 @@ static void move_receive(struct kloop_tls *tls)
 	tls->stream->state &= ~(uint32_t)KL_STREAM_READ_LAYER;
 }
 
+/* No bytes came: the end or an error, or it is to be tried again. */
+static void received_nothing(struct kloop_stream *stream, int32_t result)
+{
+	if (result == -ECANCELED || result == -EAGAIN || result == -EINTR)
+		return;
+	if (!stream->layer->ops->end_receive(stream, result))
+		kl_stream_end_read(stream, result);
+}
+
 /* ---- the rest of a record, before the move ----------------------------- */
 
 static void exact_done(struct kloop_op *op, int32_t result, uint32_t flags)
@@ -195,10 +204,8 @@ static void exact_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result > 0)
 		kl_stream_receive(stream, tls->offload->received, (size_t)result);
-	else if (result == 0 ||
-		 (result != -ECANCELED && result != -EAGAIN && result != -EINTR))
-		if (!stream->layer->ops->end_receive(stream, result))
-			kl_stream_end_read(stream, result);
+	else
+		received_nothing(stream, result);
 	kl_stream_continue_read(stream);
 	kl_stream_leave(stream);
 }
@@ -389,10 +396,8 @@ static void control_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		take_control(tls, (uint8_t)type, offload->received, (size_t)result);
 	else if (result > 0)
 		kl_tls_fail(tls, KLOOP_ERROR_TLS_PROTOCOL);
-	else if (result == 0 ||
-		 (result != -ECANCELED && result != -EAGAIN && result != -EINTR))
-		if (!stream->layer->ops->end_receive(stream, result))
-			kl_stream_end_read(stream, result);
+	else
+		received_nothing(stream, result);
 	kl_stream_continue_read(stream);
 	kl_stream_leave(stream);
 }
@@ -465,7 +470,7 @@ static int hand_over(struct kloop_tls *tls)
 		return KLOOP_ERROR_TLS_LIBRARY;
 	if (bytes == 0)
 		return 0;
-	r = kl_batch_append(&batch, data, (size_t)bytes, 0);
+	r = kl_batch_append(tls->stream->loop, &batch, data, (size_t)bytes, 0);
 	if (r == 0)
 		r = kl_batch_set_control(batch, SOL_TLS, TLS_SET_RECORD_TYPE, type);
 	if (r < 0) {

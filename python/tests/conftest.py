@@ -3,6 +3,7 @@
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 
@@ -95,6 +96,20 @@ def dns_loop(dns):
 def certificates(tmp_path_factory):
     """Made once; see tls_tools.Certificates."""
     return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def message(request):
+    """Bytes of no pattern, as many as the module's SIZE says."""
+    return os.urandom(request.module.SIZE)
+
+
+@pytest.fixture
+def file(path, message):
+    """A file, open for reading, with the message in it."""
+    path.write_bytes(message)
+    with path.open("rb") as opened:
+        yield opened
 
 
 # The sslproto of Python 3.10 is an older one, which keeps fewer of the promises.

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from port_tools import free_port
 from transport_tools import wait
 
 
@@ -77,10 +78,7 @@ def echo(protocol, data, addr):
 
 def nobody(host="127.0.0.1"):
     """An address at which nobody listens."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return sock.getsockname()[:2]
+    return host, free_port()
 
 
 def needs_ipv6():

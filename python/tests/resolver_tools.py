@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MulanPSL-2.0
 """A name server by script on loopback, and the options that make a resolver ask it alone."""
 
+import asyncio
 import ipaddress
 import select
 import socket
@@ -197,6 +198,16 @@ class NameServer:
             name = target
         known = any(owner == name for owner, _ in self.zone)
         return records, NOERROR if known else NXDOMAIN
+
+
+async def cancel_when_asked(name_server, call):
+    """Cancel a call once the server has its question about silent.test, which it never answers."""
+    task = asyncio.ensure_future(call)
+    while not name_server.count("silent.test"):
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
 
 
 def question_of(query):

@@ -13,6 +13,7 @@ import warnings
 import pytest
 
 from datagram_tools import echo, ended, endpoint, name_of, needs_ipv6
+from port_tools import free_port
 from transport_tools import run, turns, until
 
 # asyncio counts a header for each datagram from then on.
@@ -210,7 +211,7 @@ def test_multicast(loop):
 
 def test_reuse_port(loop):
     async def case():
-        first, _ = await endpoint(reuse_port=True)
+        first, _ = await endpoint(("127.0.0.1", free_port()), reuse_port=True)
         second, _ = await endpoint(name_of(first), reuse_port=True)
         assert name_of(first) == name_of(second)
         with pytest.raises(OSError, match="in use"):

@@ -200,6 +200,22 @@ def check_order(protocol):
     assert events.count("eof_received") <= 1, events
 
 
+def make_raising(kind, where, error):
+    def hook(protocol):
+        raise error("on purpose")
+
+    return make(kind, where, hook)
+
+
+def check_raised(protocol, error, errors, contexts):
+    check_order(protocol)
+    assert protocol.done
+    seen = [found for found in (*errors, *contexts) if isinstance(found, error)]
+    assert len(seen) == 1, (errors, contexts)
+    if error in (KeyboardInterrupt, SystemExit):
+        assert seen == errors
+
+
 CASES = [(Stream, where) for where in STREAM_CALLBACKS]
 CASES += [(Buffered, where) for where in BUFFERED_CALLBACKS]
 CASE_NAMES = [f"{kind.__name__}-{where}" for kind, where in CASES]
@@ -211,17 +227,9 @@ CASE_NAMES = [f"{kind.__name__}-{where}" for kind, where in CASES]
                                    SystemExit, Odd])
 def test_exceptions(kind, where, pair, error):
     """Each exception reaches somebody once: the handler, or who runs the loop."""
-    def hook(protocol):
-        raise error("on purpose")
-
-    protocol = make(kind, where, hook)
-    errors, contexts = in_a_loop(lambda loop: every_callback(loop, protocol, pair))
-    check_order(protocol)
-    assert protocol.done
-    seen = [found for found in (*errors, *contexts) if isinstance(found, error)]
-    assert len(seen) == 1, (errors, contexts)
-    if error in (KeyboardInterrupt, SystemExit):
-        assert seen == errors
+    protocol = make_raising(kind, where, error)
+    found = in_a_loop(lambda loop: every_callback(loop, protocol, pair))
+    check_raised(protocol, error, *found)
 
 
 def new_protocol(protocol):

@@ -277,9 +277,8 @@ def test_multiprocessing(kernel_loop, monkeypatch, method):
     kernel_loop.run_until_complete(asyncio.wait_for(main(), 2 * SECONDS))
 
 
-def drop_privileges(path):
-    """With a loop from before, a child that is root gives it up: what may the ring open then?"""
-    loop = kloop.Loop()
+def unprivileged(path, loop):
+    """With a loop from before, a child that is root gives it up; returns what reads by a loop."""
     loop.run_until_complete(echo_once())
     if os.geteuid() == 0:
         os.setgroups([])
@@ -292,6 +291,13 @@ def drop_privileges(path):
         async with kloop.open(path, "rb") as file:
             return await file.read()
 
+    return read
+
+
+def drop_privileges(path):
+    """What may the ring open then?"""
+    loop = kloop.Loop()
+    read = unprivileged(path, loop)
     with pytest.raises(PermissionError):
         loop.run_until_complete(read())
     loop.run_until_complete(echo_once())
@@ -312,17 +318,7 @@ def test_setuid_after_the_start(tmp_path):
 def keep_privileges(path):
     """The thread of SQPOLL has those that the process had when the loop was made."""
     loop = kloop.Loop(sqpoll=True)
-    loop.run_until_complete(echo_once())
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-    with pytest.raises(PermissionError):
-        os.open(path, os.O_RDONLY)
-
-    async def read():
-        async with kloop.open(path, "rb") as file:
-            return await file.read()
-
+    read = unprivileged(path, loop)
     assert loop.run_until_complete(read()) == b"secret"
     loop.close()
     fresh = kloop.Loop()  # as docs/threat-model.md says: loops are made afterwards

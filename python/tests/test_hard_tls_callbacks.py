@@ -10,8 +10,8 @@ import asyncio
 import pytest
 
 from test_hard_callbacks import (
-    ACTIONS, BUFFERED_CALLBACKS, STREAM_CALLBACKS, Buffered, Odd, Stream, check_order, in_a_loop,
-    make)
+    ACTIONS, BUFFERED_CALLBACKS, STREAM_CALLBACKS, Buffered, Odd, Stream, check_order,
+    check_raised, in_a_loop, make, make_raising)
 from transport_tools import turns, until
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
@@ -107,19 +107,12 @@ async def drive(transport, protocol, peer):
     ("client", Odd)])
 def test_exceptions(certificates, side, kind, where, error):
     """Each exception reaches somebody once: the handler, or who runs the loop."""
-    def hook(protocol):
-        raise error("on purpose")
-
-    protocol = make(kind, where, hook)
-    errors, contexts = in_a_loop(lambda loop: both_ends(loop, certificates, protocol, side))
-    check_order(protocol)
-    assert protocol.done
-    seen = [found for found in (*errors, *contexts) if isinstance(found, error)]
-    assert len(seen) == 1, (errors, contexts)
-    if error in (KeyboardInterrupt, SystemExit):
-        assert seen == errors
-        if isinstance(protocol, Buffered) and where != "connection_lost":
-            assert "buffer_updated" in protocol.events  # nothing that came is lost
+    protocol = make_raising(kind, where, error)
+    found = in_a_loop(lambda loop: both_ends(loop, certificates, protocol, side))
+    check_raised(protocol, error, *found)
+    if (error in (KeyboardInterrupt, SystemExit) and isinstance(protocol, Buffered)
+            and where != "connection_lost"):
+        assert "buffer_updated" in protocol.events  # nothing that came is lost
 
 
 @pytest.mark.parametrize("kind,where", CASES, ids=CASE_NAMES)

@@ -17,6 +17,7 @@ import pytest
 
 import kloop
 from conftest import is_kloop
+from port_tools import free_port
 from transport_tools import Recorder, in_thread, receive_exactly, run, turns, until, wait
 
 PUBLIC = sorted(name for name in {*dir(asyncio.AbstractEventLoop), *dir(asyncio.SelectorEventLoop)}
@@ -63,8 +64,8 @@ def test_method(name):
 
 def test_reuse_port(loop):
     async def case():
-        first = await loop.create_server(Recorder, "127.0.0.1", 0, reuse_port=True)
-        port = first.sockets[0].getsockname()[1]
+        port = free_port()
+        first = await loop.create_server(Recorder, "127.0.0.1", port, reuse_port=True)
         second = await loop.create_server(Recorder, "127.0.0.1", port, reuse_port=True)
         with pytest.raises(OSError):
             await loop.create_server(Recorder, "127.0.0.1", port)

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import kloop
+from resolver_tools import cancel_when_asked
 from transport_tools import run
 
 STREAM, DGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
@@ -386,12 +387,7 @@ def test_no_thread(dns_loop):
 
 def test_cancel(dns_loop, name_server):
     async def main():
-        task = asyncio.ensure_future(dns_loop.getaddrinfo("silent.test", 80))
-        while not name_server.count("silent.test"):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_when_asked(name_server, dns_loop.getaddrinfo("silent.test", 80))
         # It is over in the library too, not only for the task.
         for _ in range(3):
             await asyncio.sleep(0)

@@ -11,7 +11,7 @@ import pytest
 
 import kloop
 from kloop import _records
-from resolver_tools import wire_name
+from resolver_tools import cancel_when_asked, wire_name
 from transport_tools import run
 
 STREAM = socket.SOCK_STREAM
@@ -359,12 +359,7 @@ def test_bad_query(dns_loop, args, error):
 
 def test_cancelled_query(dns_loop, name_server):
     async def main():
-        task = asyncio.ensure_future(dns_loop.resolver.query("silent.test", "TXT"))
-        while not name_server.count("silent.test"):
-            await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancel_when_asked(name_server, dns_loop.resolver.query("silent.test", "TXT"))
         await asyncio.sleep(0)
         assert dns_loop.resolver.stats()["in_flight"] == 0
 

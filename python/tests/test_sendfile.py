@@ -24,19 +24,6 @@ ALWAYS_SEEKS = "total_sent" not in inspect.signature(
     asyncio.unix_events._UnixSelectorEventLoop._sock_sendfile_update_filepos).parameters
 
 
-@pytest.fixture(scope="module")
-def message():
-    return os.urandom(SIZE)
-
-
-@pytest.fixture
-def file(tmp_path, message):
-    path = tmp_path / "file"
-    path.write_bytes(message)
-    with path.open("rb") as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("fallback", [True, False])
 def test_whole_file(loop, pair, file, message, fallback):
     """Between writes, in order; the position is behind what was sent."""

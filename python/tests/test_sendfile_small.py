@@ -3,7 +3,6 @@
 
 import asyncio
 import contextlib
-import errno
 import io
 import os
 import queue
@@ -19,16 +18,11 @@ from transport_tools import (
 SIZE = 20_000
 
 
-@pytest.fixture(scope="module")
-def message():
-    return os.urandom(SIZE)
-
-
 @pytest.fixture
-def file(tmp_path, message):
-    path = tmp_path / "file"
-    path.write_bytes(message)
-    with path.open("rb") as opened:
+def memory_file(message):
+    """A file of tmpfs, which cannot say what is in memory: all of it is."""
+    with open(os.memfd_create("kloop-test"), "w+b", buffering=0) as opened:
+        opened.write(message)
         yield opened
 
 
@@ -108,19 +102,12 @@ class Tap:
         return lengths
 
 
-def is_read_at_once(file):
-    """Can its file system read without waiting? tmpfs of Linux 6.18 cannot."""
-    try:
-        return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) == 1
-    except OSError as error:
-        assert error.errno == errno.EOPNOTSUPP
-        return False
-
-
+@pytest.mark.parametrize("where", ["file", "memory_file"])
 @pytest.mark.parametrize("count, records", [(1000, 1), (16000, 1), (SIZE, 3)])
-def test_one_record(kernel_loop, certificates, file, message, count, records):
+def test_one_record(kernel_loop, certificates, request, message, count, records, where):
     """A header and a small file leave as one record."""
     loop = kernel_loop
+    file = request.getfixturevalue(where)
     taps = []
 
     async def case():
@@ -138,9 +125,7 @@ def test_one_record(kernel_loop, certificates, file, message, count, records):
             protocol.transport.write(b"header")
             assert await loop.sendfile(protocol.transport, file, 0, count) == count
             await until(lambda: taps)
-            # The long way has a record for the header.
-            apart = records == 1 and not is_read_at_once(file)
-            assert len(taps[0].data_records()) == records + apart
+            assert len(taps[0].data_records()) == records
 
     run(loop, case())
 
@@ -530,3 +515,23 @@ def test_unread_file_is_refused_by_asyncio_too(loop, certificates, file):
 
     run(loop, case())
 
+
+
+def test_size_of_the_short_way(kernel_loop, certificates, tmp_path):
+    """Up to 64 KiB; exactly that much is for the kernel's TLS, where there is one."""
+    loop = kernel_loop
+    path = tmp_path / "large"
+    path.write_bytes(bytes(70_000))
+
+    async def case():
+        async with served(loop, certificates.server(), read_to_end,
+                          certificates.trusting()) as protocol:
+            transport = protocol.transport
+            kernel = transport.get_extra_info("ktls_send_reason") in (
+                None, "there was no need so far")
+            with path.open("rb", buffering=0) as file:
+                assert transport._send_small(file, 0, 65537) is None
+                assert transport._send_small(file, 4464, None) == (None if kernel else 65536)
+                assert transport._send_small(file, 4465, None) == 65535
+
+    run(loop, case())

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from port_tools import free_port
 from server_tools import Echo, client, finish, new_echo
 from transport_tools import (
     Recorder,
@@ -29,7 +30,7 @@ from transport_tools import (
 def test_echo_server(loop):
     async def case():
         echo = new_echo()
-        server = await loop.create_server(echo, "127.0.0.1", 0)
+        server = await loop.create_server(echo, "127.0.0.1", free_port())
         assert server.is_serving()
         assert len(server.sockets) == 1
         address = server.sockets[0].getsockname()
@@ -164,10 +165,9 @@ def test_server_ends_its_clients(loop, end):
 
 def test_same_port_again_at_once(loop):
     async def case():
-        port = 0
+        port = free_port()
         for _ in range(5):
             server = await loop.create_server(Echo, "127.0.0.1", port)
-            port = server.sockets[0].getsockname()[1]
             peer = client(("127.0.0.1", port))
             peer.sendall(b"x")
             assert await in_thread(receive_exactly, peer, 1) == b"x"
@@ -238,7 +238,7 @@ def test_unix_server(loop, tmp_path):
 def test_client_and_server_in_one_loop(loop):
     async def case():
         echo = new_echo()
-        server = await loop.create_server(echo, "127.0.0.1", 0)
+        server = await loop.create_server(echo, "127.0.0.1", free_port())
         address = server.sockets[0].getsockname()
         protocol = Recorder()
         transport, _ = await loop.create_connection(lambda: protocol, *address)

@@ -238,7 +238,7 @@ def test_loop_closed_while_serving(loop_factory):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         echo.made.clear()
-        server = None
+        del server
         gc.collect()
     assert any("unclosed transport" in str(w.message) for w in caught)
     assert peer.recv(1) == b""

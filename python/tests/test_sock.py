@@ -14,6 +14,7 @@ import warnings
 import pytest
 
 from conftest import is_kloop
+from port_tools import free_port
 from transport_tools import run
 
 
@@ -308,12 +309,10 @@ def test_unix_connect(loop, name, tmp_path):
 
 
 def test_connect_refused(loop):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = listener.getsockname()
     with socket.socket() as client:
         client.setblocking(False)
         with pytest.raises(ConnectionRefusedError) as caught:
-            run(loop, loop.sock_connect(client, address))
+            run(loop, loop.sock_connect(client, ("127.0.0.1", free_port())))
     assert "Connect call failed" in str(caught.value)
 
 

@@ -3,11 +3,11 @@
 
 import asyncio
 import contextlib
-import socket
 import subprocess
 
 import pytest
 
+from port_tools import free_port
 from tls_tools import OPENSSL, VERSIONS, connect, finish, run, start_echo
 from transport_tools import Recorder, until, wait
 
@@ -40,14 +40,9 @@ async def program(*arguments):
         reading.cancel()
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
-
-
 async def connect_soon(loop, port, context):
     """The program needs a moment to listen."""
-    for _ in range(200):
+    for _ in range(1200):
         try:
             return await connect(loop, ("127.0.0.1", port), context)
         except ConnectionRefusedError:

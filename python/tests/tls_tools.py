@@ -12,6 +12,7 @@ import subprocess
 import threading
 from pathlib import Path
 
+from server_tools import new_echo
 from transport_tools import TIMEOUT, Recorder, run, turns, until, wait
 
 OPENSSL = shutil.which("openssl")
@@ -22,22 +23,6 @@ def openssl(*arguments):
     assert OPENSSL, "the openssl command is needed for the TLS tests"
     subprocess.run([OPENSSL, *map(str, arguments)], check=True, capture_output=True, timeout=60,
                    stdin=subprocess.DEVNULL)
-
-
-class Echo(asyncio.Protocol):
-    made = None
-
-    def connection_made(self, transport):
-        self.transport = transport
-        self.made.append(self)
-
-    def data_received(self, data):
-        self.transport.write(data)
-
-
-def new_echo():
-    """A class of its own, with a list of its instances."""
-    return type("Echo", (Echo,), {"made": []})
 
 
 async def start_echo(loop, context, **options):

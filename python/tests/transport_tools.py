@@ -12,12 +12,26 @@ import threading
 TIMEOUT = 60
 
 
-def run(loop, case):
+def run(loop, case, seconds=2 * TIMEOUT):
     """Run a coroutine to its end, on this loop."""
-    return loop.run_until_complete(asyncio.wait_for(case, 2 * TIMEOUT))
+    return loop.run_until_complete(asyncio.wait_for(case, seconds))
 
 
-class Recorder(asyncio.Protocol):
+class Noting:
+    """What a protocol here does for each call: write it down, then run its hook."""
+
+    def _note(self, name, *args):
+        self.events.append(name)
+        hook = self.hooks.get(name)
+        return hook(self, *args) if hook is not None else None
+
+    def eof_received(self):
+        if not self.eof.done():
+            self.eof.set_result(None)
+        return self._note("eof_received")
+
+
+class Recorder(Noting, asyncio.Protocol):
     """Writes down every call; hooks (callables by name) run after that."""
 
     def __init__(self, **hooks):
@@ -32,11 +46,6 @@ class Recorder(asyncio.Protocol):
         self.lost = loop.create_future()
         self.eof = loop.create_future()
 
-    def _note(self, name, *args):
-        self.events.append(name)
-        hook = self.hooks.get(name)
-        return hook(self, *args) if hook is not None else None
-
     def connection_made(self, transport):
         self.transport = transport
         if not self.made.done():
@@ -47,11 +56,6 @@ class Recorder(asyncio.Protocol):
         assert type(data) is bytes and data
         self.data += data
         self._note("data_received", data)
-
-    def eof_received(self):
-        if not self.eof.done():
-            self.eof.set_result(None)
-        return self._note("eof_received")
 
     def pause_writing(self):
         self._note("pause_writing")
@@ -66,7 +70,7 @@ class Recorder(asyncio.Protocol):
         self._note("connection_lost", error)
 
 
-class BufferedRecorder(asyncio.BufferedProtocol):
+class BufferedRecorder(Noting, asyncio.BufferedProtocol):
     """The same over memory of its own."""
 
     def __init__(self, size=4096, **hooks):
@@ -79,11 +83,6 @@ class BufferedRecorder(asyncio.BufferedProtocol):
         self.transport = None
         self.lost = self.loop.create_future()
         self.eof = self.loop.create_future()
-
-    def _note(self, name, *args):
-        self.events.append(name)
-        hook = self.hooks.get(name)
-        return hook(self, *args) if hook is not None else None
 
     def connection_made(self, transport):
         self.transport = transport
@@ -99,11 +98,6 @@ class BufferedRecorder(asyncio.BufferedProtocol):
         self.sizes.append(count)
         self.data += memoryview(self.buffer)[:count]
         self._note("buffer_updated", count)
-
-    def eof_received(self):
-        if not self.eof.done():
-            self.eof.set_result(None)
-        return self._note("eof_received")
 
     def connection_lost(self, error):
         if not self.lost.done():

@@ -152,8 +152,13 @@ def run_here(loop, name, after):
     """The child: run one module or part of it, all or what comes after a test."""
     install(loop)
     from test import support
+    from test.support import socket_helper
 
     support.use_resources = ["network", "cpu", "subprocess"]
+    # Its own gives one that was free a moment ago, and may be another's the next.
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "python" / "tests"))
+    socket_helper.find_unused_port = lambda *ignored: importlib.import_module(
+        "port_tools").free_port()
     module, _, part = name.partition(":")
     module = importlib.import_module("test.test_asyncio." + module)
     loader = unittest.defaultTestLoader

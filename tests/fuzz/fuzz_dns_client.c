@@ -141,16 +141,18 @@ static void start(unsigned what)
 
 /* ---- the server ---------------------------------------------------------- */
 
-static int listen_at(int type)
+/* A socket at the address, or -1 where the port is taken. */
+static int bind_at(int type)
 {
 	int fd = socket(AF_INET, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	socklen_t length = sizeof(address.u.ip4);
 
-	if (fd < 0 || bind(fd, &address.u.any, length) < 0 ||
-	    getsockname(fd, &address.u.any, &length) < 0)
+	if (fd < 0)
 		abort();
-	address.length = length;
-	return fd;
+	if (bind(fd, &address.u.any, address.length) == 0 &&
+	    getsockname(fd, &address.u.any, &address.length) == 0)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 static void set_up(void)
@@ -158,8 +160,16 @@ static void set_up(void)
 	address.u.ip4.sin_family = AF_INET;
 	address.u.ip4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	address.length = sizeof(address.u.ip4);
-	listener = listen_at(SOCK_STREAM);
-	udp = listen_at(SOCK_DGRAM);
+	/* UDP and TCP at the same port: try until both are free. */
+	for (udp = -1; udp < 0;) {
+		address.u.ip4.sin_port = 0;
+		listener = bind_at(SOCK_STREAM);
+		if (listener < 0)
+			abort();
+		udp = bind_at(SOCK_DGRAM);
+		if (udp < 0)
+			close(listener);
+	}
 	if (listen(listener, 16) < 0 || kloop_loop_new(NULL, &loop) < 0)
 		abort();
 	for (int i = 0; i < PEERS; i++)

@@ -157,18 +157,6 @@ void kt_datagrams_close(struct kt_datagrams *pair)
 	kt_loop_free(pair->loop);
 }
 
-void kt_free_address(const char *host, struct kloop_address *ret_address)
-{
-	int fd;
-
-	ck_assert_int_eq(kloop_address_parse(host, 0, ret_address), 0);
-	fd = socket(ret_address->u.any.sa_family, SOCK_DGRAM, 0);
-	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(bind(fd, &ret_address->u.any, ret_address->length), 0);
-	ck_assert_int_eq(getsockname(fd, &ret_address->u.any, &ret_address->length), 0);
-	kt_close(fd);
-}
-
 void kt_assert_address(const struct kloop_address *address, const struct kloop_address *expected)
 {
 	ck_assert_uint_eq(address->length, expected->length);

@@ -75,9 +75,6 @@ void kt_datagrams_open(struct kt_datagrams *pair, int kind, struct kloop_loop *l
 /* Both, and the loop. */
 void kt_datagrams_close(struct kt_datagrams *pair);
 
-/* An address of loopback at which nobody listens. */
-void kt_free_address(const char *host, struct kloop_address *ret_address);
-
 void kt_assert_address(const struct kloop_address *address, const struct kloop_address *expected);
 
 /* For kt_on_thread(): adopt the loop there, then call the function. */

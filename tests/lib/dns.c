@@ -331,7 +331,7 @@ static void tcp_ready(struct kloop_op *op, int32_t result, uint32_t flags)
 }
 
 /* UDP and TCP at the same port: try until both are free. */
-static void bind_both(struct kt_dns *server, bool with_tcp)
+static void bind_both(struct kt_dns *server)
 {
 	for (int i = 0; i < 100; i++) {
 		struct sockaddr_in address = { .sin_family = AF_INET };
@@ -345,13 +345,10 @@ static void bind_both(struct kt_dns *server, bool with_tcp)
 		ck_assert_int_eq(bind(server->udp, (struct sockaddr *)&address, length), 0);
 		ck_assert_int_eq(getsockname(server->udp, (struct sockaddr *)&address, &length), 0);
 		server->port = ntohs(address.sin_port);
-		server->tcp = -1;
-		if (!with_tcp)
-			return;
 		server->tcp = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 		ck_assert_int_ge(server->tcp, 0);
 		if (bind(server->tcp, (struct sockaddr *)&address, length) == 0 &&
-		    listen(server->tcp, 64) == 0)
+		    (!server->listens || listen(server->tcp, 64) == 0))
 			return;
 		close(server->tcp);
 		close(server->udp);
@@ -367,7 +364,8 @@ void kt_dns_open(struct kt_dns *server, struct kloop_loop *loop, const struct kt
 	server->zone = zone;
 	server->zone_count = count;
 	server->ttl_s = 300;
-	bind_both(server, with_tcp);
+	server->listens = with_tcp;
+	bind_both(server);
 	kloop_op_init(&server->udp_op, udp_ready);
 	kloop_op_init(&server->tcp_op, tcp_ready);
 	ck_assert_int_eq(kloop_op_poll(loop, &server->udp_op, server->udp, POLLIN), 0);
@@ -377,11 +375,11 @@ void kt_dns_open(struct kt_dns *server, struct kloop_loop *loop, const struct kt
 
 void kt_dns_close(struct kt_dns *server)
 {
-	int wanted = server->closed + 1 + (server->tcp >= 0);
+	int wanted = server->closed + 1 + server->listens;
 
 	server->closing = 1;
 	ck_assert_int_eq(kloop_op_cancel(&server->udp_op), 0);
-	if (server->tcp >= 0)
+	if (server->listens)
 		ck_assert_int_eq(kloop_op_cancel(&server->tcp_op), 0);
 	for (int i = 0; i < KT_DNS_PEERS; i++) {
 		if (!server->peers[i])
@@ -391,8 +389,7 @@ void kt_dns_close(struct kt_dns *server)
 	}
 	kt_turn_until(server->loop, &server->closed, wanted);
 	close(server->udp);
-	if (server->tcp >= 0)
-		close(server->tcp);
+	close(server->tcp);
 }
 
 struct kloop_address kt_dns_address(const struct kt_dns *server)

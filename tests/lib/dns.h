@@ -47,7 +47,8 @@ struct kt_dns_peer {
 struct kt_dns {
 	struct kloop_loop *loop;
 	int udp;
-	int tcp; /* -1: it listens to UDP only */
+	int tcp;
+	bool listens; /* to TCP as well; otherwise its port is kept from others */
 	uint16_t port;
 	const struct kt_record *zone;
 	size_t zone_count;

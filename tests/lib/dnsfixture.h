@@ -29,9 +29,9 @@ static struct kloop_resolver_options *options;
 
 #define STAT(field) (kt_resolver_stats(resolver).field)
 
-static inline void set_up(void)
+/* On a loop which the caller has made. */
+static inline void set_up_on_loop(void)
 {
-	loop = kt_loop_new(NULL);
 	kt_dot_open(&first, loop, zone, KT_COUNT(zone), KT_CERT_SERVER);
 	kt_dot_open(&second, loop, zone, KT_COUNT(zone), KT_CERT_SERVER);
 	kt_dns_open(&clear, loop, zone, KT_COUNT(zone), true);
@@ -39,6 +39,12 @@ static inline void set_up(void)
 	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_ENVIRONMENT |
 							  KLOOP_RESOLVER_NO_CACHE);
 	resolver = NULL;
+}
+
+static inline void set_up(void)
+{
+	loop = kt_loop_new(NULL);
+	set_up_on_loop();
 }
 
 static inline void tear_down(void)

@@ -35,7 +35,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from world import PYTHON, LOOPS, World, make_certificates, new_loop
+from world import PYTHON, LOOPS, World, held_descriptors, make_certificates, new_loop
 
 HERE = Path(__file__).resolve().parent
 SECONDS = 240       # for a program on one loop
@@ -52,12 +52,12 @@ def find_cases(module, wanted):
 
 
 def descriptors():
-    """{number: what it is}, of this process."""
+    """{number: what it is}, of this process; not those that stay for its ports."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
             found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
-    return found
+    return {number: what for number, what in found.items() if number not in held_descriptors()}
 
 
 class Complaints:

@@ -11,15 +11,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from world import TIMEOUT, stop
+from world import TIMEOUT, free_port, stop
 
 PASSWORD = "kloop's own"
-
-
-def free_port():
-    """One that was free a moment ago: these servers can take no socket, nor tell what they got."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def prepare(user, command):

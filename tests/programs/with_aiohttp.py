@@ -8,7 +8,7 @@ import io
 import aiohttp
 from aiohttp import web
 
-from world import TIMEOUT, checksum, loop_kind, pattern, raised, until
+from world import TIMEOUT, checksum, free_port, loop_kind, pattern, raised, until
 
 BODY_MAX = 64 << 20
 LIMIT = aiohttp.ClientTimeout(total=TIMEOUT)
@@ -92,7 +92,7 @@ async def serving(app, tls=None, path=None):
             await web.UnixSite(runner, path).start()
             yield "http://localhost"
         else:
-            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+            await web.TCPSite(runner, "127.0.0.1", free_port(), ssl_context=tls).start()
             yield f"http{'s' if tls else ''}://localhost:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()

@@ -13,7 +13,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSListener, TLSStream
 
-from world import TIMEOUT, checksum, loop_kind, pattern, raised
+from world import TIMEOUT, checksum, free_port, loop_kind, pattern, raised
 
 
 async def case_task_groups_and_scopes(world):
@@ -136,15 +136,15 @@ async def exchange(listener, connect, sizes=(0, 1, 1000, 65536, 65537, 2_000_000
 
 
 async def case_tcp(world):
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = free_port()
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
     assert isinstance(listener, MultiListener)
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
     return await exchange(listener, lambda: anyio.connect_tcp("localhost", port))
 
 
 async def case_tls(world):
-    plain = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = plain.extra(anyio.abc.SocketAttribute.local_port)
+    port = free_port()
+    plain = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
     listener = TLSListener(plain, world.server_tls())
     return await exchange(listener, lambda: anyio.connect_tcp(
         "localhost", port, tls=True, ssl_context=world.client_tls()))

@@ -7,7 +7,7 @@ import contextlib
 import websockets
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
-from world import checksum, pattern, raised, until
+from world import checksum, free_port, pattern, raised, until
 
 
 async def echo(socket):
@@ -30,8 +30,8 @@ async def echo(socket):
 @contextlib.asynccontextmanager
 async def serving(handler, tls=None, **options):
     options.setdefault("max_size", None)
-    async with websockets.serve(handler, "127.0.0.1", 0, ssl=tls, **options) as server:
-        port = server.sockets[0].getsockname()[1]
+    port = free_port()
+    async with websockets.serve(handler, "127.0.0.1", port, ssl=tls, **options):
         yield f"ws{'s' if tls else ''}://localhost:{port}/"
 
 

@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parents[1] / "python" / "tests"))
+from port_tools import free_port, held_descriptors  # noqa: E402, F401
+
 PYTHON = sys.executable
 LOOPS = ("asyncio", "kloop", "uvloop")
 TIMEOUT = 30    # what is waited for, and comes at once where nothing is wrong
@@ -163,5 +166,8 @@ class World:
 
 
 def listen():
-    """A listener on a port that the kernel chose; who connects before the server runs, waits."""
-    return socket.create_server(("127.0.0.1", 0), backlog=512)
+    """A listener on a port where nobody else is, not on ::1 either, which localhost is as well.
+
+    Who connects before the server runs, waits.
+    """
+    return socket.create_server(("127.0.0.1", free_port()), backlog=512)

@@ -29,19 +29,13 @@ static struct kl_child *make_child(LoopObject *loop, PyObject *callback, PyObjec
 	child->loop = loop;
 	child->callback = Py_NewRef(callback);
 	child->argument = Py_NewRef(argument);
-	child->next = loop->children;
-	child->link = &loop->children;
-	if (child->next != NULL)
-		child->next->link = &child->next;
-	loop->children = child;
+	KL_LIST_PUSH(loop->children, child);
 	return child;
 }
 
 static void free_child(struct kl_child *child)
 {
-	*child->link = child->next;
-	if (child->next != NULL)
-		child->next->link = child->link;
+	KL_LIST_REMOVE(child);
 	Py_DECREF(child->callback);
 	Py_DECREF(child->argument);
 	Py_DECREF(child->context);

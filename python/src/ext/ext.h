@@ -304,6 +304,27 @@ PyObject *kl_os_exception(int error);
 PyObject *kl_refuse_reduce(PyObject *op, PyObject *unused);
 #define KL_NO_PICKLE { "__reduce__", kl_refuse_reduce, METH_NOARGS, "TypeError." }
 
+/* ---- lists ------------------------------------------------------------- */
+
+/* What can leave its list by itself: next, and link, which points at what points at it. */
+#define KL_LIST_PUSH(head, node)                                                              \
+	do {                                                                                  \
+		(node)->next = (head);                                                        \
+		(node)->link = &(head);                                                       \
+		if ((node)->next != NULL)                                                     \
+			(node)->next->link = &(node)->next;                                   \
+		(head) = (node);                                                              \
+	} while (0)
+
+#define KL_LIST_REMOVE(node)                                                                  \
+	do {                                                                                  \
+		*(node)->link = (node)->next;                                                 \
+		if ((node)->next != NULL)                                                     \
+			(node)->next->link = (node)->link;                                    \
+		(node)->link = NULL;                                                          \
+		(node)->next = NULL;                                                          \
+	} while (0)
+
 /* ---- arguments: transport_call.c ------------------------------------- */
 
 /* Names of positional parameters, in order; the first `required` must be there. */

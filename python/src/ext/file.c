@@ -74,11 +74,7 @@ static void complete(struct kl_file_call *self, int result)
 	struct kl_await *base = &self->base;
 
 	kl_py_enter(base->loop);
-	*self->link = self->next;
-	if (self->next != NULL)
-		self->next->link = self->link;
-	self->link = NULL;
-	self->next = NULL;
+	KL_LIST_REMOVE(self);
 	self->result = result;
 	self->complete = true;
 	if (base->state == KL_AWAIT_WAITING)
@@ -188,11 +184,7 @@ static int begin(struct kl_file_call *self)
 		return -1;
 	}
 	Py_INCREF(self);
-	self->next = loop->file_calls;
-	self->link = &loop->file_calls;
-	if (self->next != NULL)
-		self->next->link = &self->next;
-	loop->file_calls = self;
+	KL_LIST_PUSH(loop->file_calls, self);
 	self->base.state = KL_AWAIT_WAITING;
 	return 0;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
-/* What the files of the Loop type share: loop.c, loop_run.c, loop_ring.c. */
+/* What the files of the Loop type share: loop.c, loop_run.c, loop_ring.c, loop_schedule.c. */
 #ifndef KL_LOOP_H
 #define KL_LOOP_H
 
@@ -17,6 +17,16 @@ struct kl_call {
 /* first: the interned name of an argument before the callback, or NULL. 0, or -1 with TypeError. */
 int kl_call_parse(LoopObject *self, const char *function, PyObject *first, PyObject *const *args,
 		  Py_ssize_t nargs, PyObject *kwnames, struct kl_call *call);
+
+/* What a caller gave as context=, or NULL for None or none. 0, or -1 with TypeError. */
+static inline int kl_context_check(const char *function, PyObject *context)
+{
+	if (context == NULL || PyContext_CheckExact(context))
+		return 0;
+	PyErr_Format(PyExc_TypeError, "%s() needs a contextvars.Context, not %R", function,
+		     context);
+	return -1;
+}
 
 /* loop_ring.c: the ready ring, garbage, and what the kernel side of a loop is. */
 PyObject *kl_loop_open(PyObject *self, PyObject *args, PyObject *kwargs);

@@ -83,12 +83,7 @@ int kl_call_parse(LoopObject *self, const char *function, PyObject *first, PyObj
 	if (call->callback == NULL)
 		return missing(function, "callback");
 check:
-	if (call->context != NULL && !PyContext_CheckExact(call->context)) {
-		PyErr_Format(PyExc_TypeError, "%s() needs a contextvars.Context, not %R", function,
-			     call->context);
-		return -1;
-	}
-	return 0;
+	return kl_context_check(function, call->context);
 }
 
 /* In debug mode: is it callable, and is this the loop's thread? asyncio's own checks, and words. */

@@ -50,13 +50,10 @@ static bool in_flight(const struct kl_watch *watch)
 
 static void free_watch(struct kl_watch *watch)
 {
-	if (watch->link != NULL) {
-		*watch->link = watch->next;
-		if (watch->next != NULL)
-			watch->next->link = watch->link;
-	} else {
+	if (watch->link != NULL)
+		KL_LIST_REMOVE(watch);
+	else
 		watch->loop->watches[watch->fd] = NULL;
-	}
 	PyMem_RawFree(watch);
 }
 
@@ -326,11 +323,7 @@ int kl_poll_traverse(LoopObject *self, visitproc visit, void *arg)
 static void orphan(LoopObject *self, struct kl_watch *watch)
 {
 	self->watches[watch->fd] = NULL;
-	watch->next = self->orphan_watches;
-	watch->link = &self->orphan_watches;
-	if (watch->next != NULL)
-		watch->next->link = &watch->next;
-	self->orphan_watches = watch;
+	KL_LIST_PUSH(self->orphan_watches, watch);
 }
 
 void kl_poll_close(LoopObject *self)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* The methods of readers and writers: their arguments, and what is a descriptor. */
+#include "loop.h"
 #include "watch.h"
 
 /* ---- descriptors ------------------------------------------------------- */
@@ -107,12 +108,7 @@ static int parse(const char *function, PyObject *const *args, Py_ssize_t nargs, 
 	}
 	if (values[CONTEXT] == Py_None)
 		values[CONTEXT] = NULL;
-	if (values[CONTEXT] != NULL && !PyContext_CheckExact(values[CONTEXT])) {
-		PyErr_Format(PyExc_TypeError, "%s() needs a contextvars.Context, not %R", function,
-			     values[CONTEXT]);
-		return -1;
-	}
-	return 0;
+	return kl_context_check(function, values[CONTEXT]);
 }
 
 static PyObject *add_method(PyObject *op, const char *function, enum kl_side which, bool check,

@@ -76,11 +76,7 @@ void kl_resolve_began(struct kl_resolve *self, struct kl_resolver_use *use)
 	Py_INCREF((PyObject *)self);
 	self->use = use;
 	use->lookups++;
-	self->next = loop->resolves;
-	self->link = &loop->resolves;
-	if (self->next != NULL)
-		self->next->link = &self->next;
-	loop->resolves = self;
+	KL_LIST_PUSH(loop->resolves, self);
 	self->base.state = KL_AWAIT_WAITING;
 }
 
@@ -88,11 +84,7 @@ void kl_resolve_ended(struct kl_resolve *self)
 {
 	struct kl_resolver_use *use = self->use;
 
-	*self->link = self->next;
-	if (self->next != NULL)
-		self->next->link = self->link;
-	self->link = NULL;
-	self->next = NULL;
+	KL_LIST_REMOVE(self);
 	self->use = NULL;
 	if (--use->lookups == 0 && use->retired)
 		free_use(use);

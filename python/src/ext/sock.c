@@ -142,22 +142,14 @@ int kl_sock_begin_wait(struct kl_sock_op *self)
 		return -1;
 	}
 	Py_INCREF(self);
-	self->next = loop->sock_ops;
-	self->link = &loop->sock_ops;
-	if (self->next != NULL)
-		self->next->link = &self->next;
-	loop->sock_ops = self;
+	KL_LIST_PUSH(loop->sock_ops, self);
 	self->base.state = KL_AWAIT_WAITING;
 	return 0;
 }
 
 static void unlink_op(struct kl_sock_op *self)
 {
-	*self->link = self->next;
-	if (self->next != NULL)
-		self->next->link = self->link;
-	self->link = NULL;
-	self->next = NULL;
+	KL_LIST_REMOVE(self);
 }
 
 /* Go on in the ring if that is possible: true if it is in flight again. No GIL. */

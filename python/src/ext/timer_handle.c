@@ -29,11 +29,7 @@ static uint64_t deadline_ns(double when)
 
 static void unlink_timer(struct kl_timer_handle *h)
 {
-	*h->link = h->next;
-	if (h->next != NULL)
-		h->next->link = h->link;
-	h->link = NULL;
-	h->next = NULL;
+	KL_LIST_REMOVE(h);
 	h->base.scheduled = false;
 }
 
@@ -60,11 +56,7 @@ static int start(LoopObject *self, struct kl_timer_handle *h)
 	if (code < 0)
 		return code;
 	Py_INCREF(h);
-	h->next = self->timers;
-	h->link = &self->timers;
-	if (h->next != NULL)
-		h->next->link = &h->next;
-	self->timers = h;
+	KL_LIST_PUSH(self->timers, h);
 	h->base.scheduled = true;
 	return 0;
 }

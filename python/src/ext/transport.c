@@ -117,12 +117,10 @@ PyObject *kl_transport_set_protocol_py(PyObject *op, PyObject *protocol)
 int kl_transport_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	TransportObject *self = (TransportObject *)op;
-	size_t i;
+	int result = kl_transport_base_traverse(&self->base, visit, arg);
 
-	Py_VISIT(Py_TYPE(op));
-	Py_VISIT(self->base.extra);
-	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
-		Py_VISIT(self->base.shadowed[i]);
+	if (result != 0)
+		return result;
 	Py_VISIT(self->loop);
 	Py_VISIT(self->protocol);
 	Py_VISIT(self->receive);
@@ -134,8 +132,7 @@ int kl_transport_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(self->error);
 	Py_VISIT(self->file_waiter);
 	if (self->tls != NULL) {
-		int result = kl_transport_tls_traverse(self->tls, visit, arg);
-
+		result = kl_transport_tls_traverse(self->tls, visit, arg);
 		if (result != 0)
 			return result;
 	}
@@ -147,12 +144,9 @@ int kl_transport_traverse(PyObject *op, visitproc visit, void *arg)
 int kl_transport_clear(PyObject *op)
 {
 	TransportObject *self = (TransportObject *)op;
-	size_t i;
 
 	kl_streams_detach(self);
-	Py_CLEAR(self->base.extra);
-	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
-		Py_CLEAR(self->base.shadowed[i]);
+	kl_transport_base_clear(&self->base);
 	Py_CLEAR(self->protocol);
 	Py_CLEAR(self->receive);
 	Py_CLEAR(self->updated);

@@ -57,6 +57,27 @@ typedef struct {
 	PyObject *shadowed[4];
 } TransportBase;
 
+/* What the type and these slots refer to, for the collector. */
+static inline int kl_transport_base_traverse(TransportBase *base, visitproc visit, void *arg)
+{
+	size_t i;
+
+	Py_VISIT(Py_TYPE(base));
+	Py_VISIT(base->extra);
+	for (i = 0; i < sizeof(base->shadowed) / sizeof(base->shadowed[0]); i++)
+		Py_VISIT(base->shadowed[i]);
+	return 0;
+}
+
+static inline void kl_transport_base_clear(TransportBase *base)
+{
+	size_t i;
+
+	Py_CLEAR(base->extra);
+	for (i = 0; i < sizeof(base->shadowed) / sizeof(base->shadowed[0]); i++)
+		Py_CLEAR(base->shadowed[i]);
+}
+
 typedef struct {
 	TransportBase base;
 	PyObject *weakrefs;

@@ -203,12 +203,10 @@ PyObject *kl_loop_make_datagram_transport(PyObject *loop_object, PyObject *const
 static int dgram_traverse(PyObject *op, visitproc visit, void *arg)
 {
 	DatagramObject *self = (DatagramObject *)op;
-	size_t i;
+	int result = kl_transport_base_traverse(&self->base, visit, arg);
 
-	Py_VISIT(Py_TYPE(op));
-	Py_VISIT(self->base.extra);
-	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
-		Py_VISIT(self->base.shadowed[i]);
+	if (result != 0)
+		return result;
 	Py_VISIT(self->dict);
 	Py_VISIT(self->loop);
 	Py_VISIT(self->protocol);
@@ -227,11 +225,8 @@ static int dgram_traverse(PyObject *op, visitproc visit, void *arg)
 static int dgram_clear(PyObject *op)
 {
 	DatagramObject *self = (DatagramObject *)op;
-	size_t i;
 
-	Py_CLEAR(self->base.extra);
-	for (i = 0; i < sizeof(self->base.shadowed) / sizeof(self->base.shadowed[0]); i++)
-		Py_CLEAR(self->base.shadowed[i]);
+	kl_transport_base_clear(&self->base);
 	Py_CLEAR(self->dict);
 	Py_CLEAR(self->protocol);
 	Py_CLEAR(self->receive);

@@ -10,11 +10,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
-/* Smaller files, where TLS encrypts them, are written as bytes are. */
+/* Files up to here are written as bytes are, where TLS encrypts them. */
 #define SMALL_BYTES ((uint64_t)64 << 10)
 
 int kl_transport_check_file(TransportObject *self)
@@ -172,6 +174,17 @@ static int get_descriptor(struct kl_state *state, PyObject *file, int *ret_fd)
 	return good;
 }
 
+/* Is it worth the kernel's TLS, where that is to be had? */
+static bool is_for_kernel(const TransportObject *self, uint64_t bytes)
+{
+	int state;
+
+	if (bytes < SMALL_BYTES || self->tls->session == NULL)
+		return false;
+	state = kloop_tls_get_ktls(self->tls->session, KLOOP_TLS_SEND);
+	return state == 1 || state == KLOOP_ERROR_KTLS_UNUSED;
+}
+
 /* How much of the file is to be sent; 0 if that is not for the short way. */
 static size_t get_small(const TransportObject *self, int fd, uint64_t offset, uint64_t bytes)
 {
@@ -187,22 +200,34 @@ static size_t get_small(const TransportObject *self, int fd, uint64_t offset, ui
 	if (have < bytes)
 		bytes = have;
 	/* Beyond the mark the caller is to wait, as in drain(). */
-	return bytes < SMALL_BYTES && kl_transport_write_bytes(self) + bytes <= self->high_bytes
+	return bytes <= SMALL_BYTES && !is_for_kernel(self, bytes) &&
+			       kl_transport_write_bytes(self) + bytes <= self->high_bytes
 		       ? (size_t)bytes
 		       : 0;
+}
+
+/* Read what is in memory. Where a file system cannot say what is (tmpfs), all of it is. */
+static ssize_t read_cached(int fd, uint64_t offset, void *buffer, size_t bytes)
+{
+	struct iovec vector = {.iov_base = buffer, .iov_len = bytes};
+	ssize_t result = preadv2(fd, &vector, 1, (off_t)offset, RWF_NOWAIT);
+	struct statfs system;
+
+	if (result >= 0 || errno != EOPNOTSUPP || fstatfs(fd, &system) < 0 ||
+	    (system.f_type != TMPFS_MAGIC && system.f_type != RAMFS_MAGIC))
+		return result;
+	/* What was swapped out is waited for, as any memory is. */
+	return preadv2(fd, &vector, 1, (off_t)offset, 0);
 }
 
 /* Those bytes, if all of them are in memory. 1; 0 if not, or -1 with an error set. */
 static int read_small(int fd, uint64_t offset, size_t bytes, PyObject **ret_body)
 {
 	PyObject *body = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
-	struct iovec vector;
 
 	if (body == NULL)
 		return -1;
-	vector.iov_base = PyBytes_AS_STRING(body);
-	vector.iov_len = bytes;
-	if (preadv2(fd, &vector, 1, (off_t)offset, RWF_NOWAIT) != (ssize_t)bytes) {
+	if (read_cached(fd, offset, PyBytes_AS_STRING(body), bytes) != (ssize_t)bytes) {
 		Py_DECREF(body);
 		return 0;
 	}
