@@ -83,6 +83,9 @@ static void pester_start(struct pester *pester, int kind)
 	}
 	ck_assert_int_eq(sigaction(SIGUSR1, &action, &pester->former), 0);
 	pester->thread = kt_thread(send_signals, pester);
+	/* On a busy machine the test could be over before the thread begins. */
+	for (int i = 0; atomic_load(&handled) == 0 && i < KT_PATIENCE_MS; i++)
+		kt_sleep_ms(1);
 }
 
 static void pester_end(struct pester *pester)
