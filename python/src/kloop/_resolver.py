@@ -329,6 +329,10 @@ class Resolver:
         self._options = dict(_DEFAULTS)
         self._system = False
 
+    def __reduce__(self):
+        """TypeError: it is its loop's."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
     @property
     def _loop(self):
         loop = self._loop_ref()
