@@ -144,7 +144,7 @@ vm_run() {
 
 	say "Booting $(cd "$kernel/lib/modules" && echo *) with the root $2"
 	mkfifo "$box/console"
-	timeout --foreground -k 10 "${VM_SECONDS:-1800}" qemu-system-x86_64 \
+	timeout --foreground -k 10 "${VM_SECONDS:-3600}" qemu-system-x86_64 \
 		-accel "${VM_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m "${VM_MEMORY:-2G}" \
 		-nodefaults -nographic -no-reboot -serial stdio \
 		-kernel "$kernel/vmlinuz" -initrd "$box/initramfs" \

@@ -58,6 +58,7 @@ START_TEST(every_errno)
 	ck_assert_int_gt(known, 100);
 	ck_assert_str_eq(kloop_error_name(-EPERM), "EPERM");
 	ck_assert_str_eq(kloop_error_name(-ECANCELED), "ECANCELED");
+	ck_assert_str_eq(kloop_error_name(0), "OK");
 }
 END_TEST
 

@@ -181,14 +181,17 @@ int kl_prefixes_match(const struct kl_prefixes *prefixes, const uint8_t address[
 
 /* ---- all of it ---------------------------------------------------------- */
 
-/* What tells one version of a file from another. All 0 if there is none. */
+/*
+ * What tells one version of a file from another. All 0 if there is none. It is
+ * compared as bytes, and has no padding for that.
+ */
 struct kl_stamp {
 	uint64_t device;
 	uint64_t inode;
 	uint64_t bytes;
 	int64_t changed_s;
-	uint32_t changed_ns;
 	int64_t modified_s;
+	uint32_t changed_ns;
 	uint32_t modified_ns;
 };
 

@@ -139,7 +139,9 @@ static struct kl_stamp stamp_of(const struct statx *status)
 {
 	struct kl_stamp stamp;
 
-	memset(&stamp, 0, sizeof(stamp)); /* it is compared as bytes */
+	_Static_assert(sizeof(stamp) == 5 * sizeof(uint64_t) + 2 * sizeof(uint32_t),
+		       "stamps are compared as bytes");
+	memset(&stamp, 0, sizeof(stamp));
 	if (!S_ISREG(status->stx_mode))
 		return stamp;
 	stamp.device = (uint64_t)status->stx_dev_major << 32 | status->stx_dev_minor;

@@ -78,6 +78,8 @@ const char *kloop_error_name(int code)
 		if (errors[i].code == code)
 			return errors[i].name;
 	}
+	if (code == 0)
+		return "OK";
 	name = code < 0 && code >= -4095 ? strerrorname_np(-code) : NULL;
 	return name != NULL ? name : "UNKNOWN";
 }

@@ -48,6 +48,7 @@ struct kloop_loop {
 	/* Whose it is, beside what the front says. */
 	bool bound;  /* its ring belongs to the owner: enabled, descriptor registered */
 	const void *registrant; /* the thread that registered the ring's descriptor, or NULL */
+	unsigned unregistered_waits; /* since that thread took the registration back */
 	bool given_up;		/* the ring is: nothing more is handed to the kernel */
 	bool inside; /* a turn is going on */
 	bool forked; /* it ends in a forked child */
@@ -136,6 +137,8 @@ int kl_ring_open(struct kloop_loop *loop);
 int kl_ring_bind(struct kloop_loop *loop);
 void kl_ring_close(struct kloop_loop *loop);
 void kl_ring_disown(struct kloop_loop *loop);
+void kl_ring_leave(struct kloop_loop *loop);
+void kl_ring_count_wait(struct kloop_loop *loop);
 
 /* thread.c */
 int kl_fork_watch(void);

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#define REGISTER_AFTER_WAITS 64
+
 struct rung {
 	unsigned flags;
 	uint64_t features;
@@ -151,10 +153,41 @@ static uint64_t timer_slack_ns(void)
 	return slack > 0 ? (uint64_t)slack : 0;
 }
 
+/* Have the calling thread name the ring by a number of its own, which saves a look-up per call. */
+static void register_descriptor(struct kloop_loop *loop)
+{
+	loop->unregistered_waits = 0;
+	if (io_uring_register_ring_fd(&loop->ring) != 1)
+		return;
+	loop->registrant = kl_thread_token();
+	__atomic_fetch_or(&loop->features, (uint64_t)KLOOP_FEATURE_REGISTERED_RING,
+			  __ATOMIC_RELAXED);
+}
+
+/*
+ * A registered descriptor keeps the ring, and with it every socket that it has an
+ * operation on, until its thread ends: no other thread can take it back, nor
+ * cancel on a ring of DEFER_TASKRUN. So a thread that leaves the loop takes it back.
+ */
+void kl_ring_leave(struct kloop_loop *loop)
+{
+	if (!loop->ring_open || loop->registrant != kl_thread_token())
+		return;
+	if (io_uring_unregister_ring_fd(&loop->ring) == 1)
+		loop->registrant = NULL;
+}
+
+/* A thread that is back registers it again when it has stayed for some waits: short runs do not pay. */
+void kl_ring_count_wait(struct kloop_loop *loop)
+{
+	if (loop->registrant == NULL && loop->features & KLOOP_FEATURE_REGISTERED_RING &&
+	    ++loop->unregistered_waits == REGISTER_AFTER_WAITS)
+		register_descriptor(loop);
+}
+
 /*
  * Bind the ring to the calling thread: single-issuer rings are enabled here,
- * and the ring's descriptor is registered, which saves a look-up per call and
- * belongs to the thread.
+ * and the ring's descriptor is registered, which belongs to the thread.
  */
 int kl_ring_bind(struct kloop_loop *loop)
 {
@@ -168,12 +201,8 @@ int kl_ring_bind(struct kloop_loop *loop)
 		loop->ring_enabled = true;
 	}
 	loop->timer_slack_ns = timer_slack_ns();
-	if (!(loop->options.without & KLOOP_FEATURE_REGISTERED_RING) &&
-	    io_uring_register_ring_fd(&loop->ring) == 1) {
-		loop->registrant = kl_thread_token();
-		__atomic_fetch_or(&loop->features, (uint64_t)KLOOP_FEATURE_REGISTERED_RING,
-				  __ATOMIC_RELAXED);
-	}
+	if (!(loop->options.without & KLOOP_FEATURE_REGISTERED_RING))
+		register_descriptor(loop);
 	return 0;
 }
 

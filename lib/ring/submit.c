@@ -250,6 +250,7 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	ts.tv_sec = (int64_t)(wait_ns / 1000000000);
 	ts.tv_nsec = (long long)(wait_ns % 1000000000);
 	count_submissions(loop);
+	kl_ring_count_wait(loop);
 	loop->stats.enters++;
 	loop->stats.waits++;
 	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1,

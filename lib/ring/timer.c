@@ -115,7 +115,6 @@ int kloop_timer_start(struct kloop_loop *loop, struct kloop_timer *timer, uint64
 	if (timer->position != 0) {
 		if (timer->loop != loop)
 			return -EBUSY;
-		timer->deadline_ns = deadline_ns;
 		resettle(loop, timer->position, &entry);
 		return 0;
 	}
@@ -123,7 +122,6 @@ int kloop_timer_start(struct kloop_loop *loop, struct kloop_timer *timer, uint64
 	if (ret < 0)
 		return ret;
 	timer->loop = loop;
-	timer->deadline_ns = deadline_ns;
 	sift_up(loop, ++loop->timer_count, &entry);
 	return 0;
 }

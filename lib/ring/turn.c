@@ -289,6 +289,19 @@ int kloop_loop_run(struct kloop_loop *loop)
 		if (ret < 0 && ret != -EINTR)
 			return ret;
 	} while (!loop->stop && anything_left(loop));
+	(void)!kloop_loop_leave(loop);
+	return 0;
+}
+
+int kloop_loop_leave(struct kloop_loop *loop)
+{
+	int ret = kl_loop_check(loop);
+
+	if (ret < 0)
+		return ret;
+	if (loop->inside)
+		return -EBUSY;
+	kl_ring_leave(loop);
 	return 0;
 }
 

@@ -2,7 +2,8 @@
 /*
  * OpenSSL's view of the stream. Reading takes from what has arrived; nothing
  * there means "try again". Writing always succeeds: the bytes are gathered for
- * the stream's next send, or, once the kernel encrypts, handed over as records.
+ * the stream's next send, or sent at once, or, once the kernel encrypts, handed
+ * over as records.
  */
 #include "tls.h"
 
@@ -12,6 +13,7 @@
 #include <pthread.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* Arrived bytes that are kept before the handshake is done: beyond it something is wrong. */
 #define KEPT_MAX ((size_t)1 << 20)
@@ -126,23 +128,63 @@ static int bio_read(BIO *bio, char *buffer, size_t bytes, size_t *ret_bytes)
 	return 1;
 }
 
+/*
+ * A record of some size goes from OpenSSL's own memory to the socket, where nothing is before
+ * it: that costs less than to gather it for the ring, which means a copy. Returns: how many bytes
+ * are dealt with; an error of the socket's ends the stream, as one of a send by the ring does.
+ */
+static size_t send_now(struct kloop_tls *tls, const char *data, size_t bytes)
+{
+	struct kloop_stream *stream = tls->stream;
+	ssize_t sent;
+
+	if (!tls->out_now || tls->out || tls->out_error < 0)
+		return 0;
+	tls->out_now = false;
+	sent = send(stream->fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+	kl_loop_count_direct(stream->loop);
+	if (sent >= 0)
+		return (size_t)sent;
+	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)
+		return 0;
+	kl_stream_fail(stream, -errno);
+	return bytes;
+}
+
+/* Take OpenSSL's output, whole or not at all. */
+static int take_output(struct kloop_tls *tls, const char *data, size_t bytes)
+{
+	size_t sent;
+	int r;
+
+	if (tls->out_error < 0)
+		return tls->out_error;
+	if (kl_tls_has(tls, KL_TLS_SEND_KERNEL)) {
+		r = kl_tls_offload_output(tls, (const uint8_t *)data, bytes);
+	} else {
+		sent = send_now(tls, data, bytes);
+		if (sent == bytes)
+			return 0;
+		r = kl_batch_append(tls->stream->loop, &tls->out, data + sent, bytes - sent,
+				    tls->out_room);
+	}
+	if (r == 0)
+		tls->layer.has_output = true;
+	return r;
+}
+
 static int bio_write(BIO *bio, const char *data, size_t bytes, size_t *ret_bytes)
 {
 	struct kloop_tls *tls = BIO_get_data(bio);
-	int r = tls->out_error;
+	int r = take_output(tls, data, bytes);
 
 	BIO_clear_retry_flags(bio);
-	if (r == 0 && kl_tls_has(tls, KL_TLS_SEND_KERNEL))
-		r = kl_tls_offload_output(tls, (const uint8_t *)data, bytes);
-	else if (r == 0)
-		r = kl_batch_append(tls->stream->loop, &tls->out, data, bytes, tls->out_room);
 	tls->out_room = 0;
 	if (r < 0) {
 		tls->out_error = r;
 		*ret_bytes = 0;
 		return 0;
 	}
-	tls->layer.has_output = true;
 	kl_tls_framing_pass(&tls->out_framing, data, bytes, true);
 	*ret_bytes = bytes;
 	return 1;

@@ -9,6 +9,8 @@
 #define ENCRYPT_MAX ((size_t)256 << 10)
 /* Writes below this size are gathered into one record; larger ones are not copied. */
 #define GATHER_MAX ((size_t)8 << 10)
+/* From here on a record that is all there is to send is not copied, but sent at once. */
+#define SEND_NOW_MIN ((size_t)2 << 10)
 /* What a record adds, with room to spare: header, nonce, tag, inner type. */
 #define RECORD_OVERHEAD 64
 /* From here on a read is worth asking the owner for memory: it saves a copy. */
@@ -148,6 +150,7 @@ static int encrypt(struct kloop_tls *tls, const void *data, size_t bytes)
 	kl_tls_enter_ssl(tls);
 	result = SSL_write_ex(tls->ssl, data, bytes, &written);
 	r = kl_tls_leave_ssl(tls);
+	tls->out_now = false;
 	if (r == 0 && result <= 0)
 		r = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
 	return r;
@@ -187,6 +190,13 @@ static int check_limit(struct kloop_tls *tls)
 		       : kl_tls_note_failure(tls, KLOOP_ERROR_TLS_LIBRARY);
 }
 
+/* Is it one record, behind nothing else, large enough, and may system calls be made for it? */
+static bool is_worth_a_call(const struct kloop_tls *tls, size_t before, size_t bytes)
+{
+	return before == 0 && bytes >= SEND_NOW_MIN && bytes <= KL_TLS_PLAIN_MAX &&
+	       !kl_stream_has(tls->stream, KL_STREAM_SQPOLL);
+}
+
 void kl_tls_encrypt(struct kloop_tls *tls)
 {
 	struct kloop_stream *stream = tls->stream;
@@ -205,6 +215,7 @@ void kl_tls_encrypt(struct kloop_tls *tls)
 				 : NULL;
 		if (buffer) {
 			bytes = gather(stream, buffer, room);
+			tls->out_now = !stream->pending && is_worth_a_call(tls, total, bytes);
 			r = bytes > 0 ? encrypt(tls, buffer, bytes) : 0;
 			/* A file that must be waited for, or ended. */
 			if (segments == 0 && bytes == 0)
@@ -214,6 +225,7 @@ void kl_tls_encrypt(struct kloop_tls *tls)
 		} else {
 			if (bytes > ENCRYPT_MAX - total)
 				bytes = ENCRYPT_MAX - total;
+			tls->out_now = segments == 1 && is_worth_a_call(tls, total, bytes);
 			r = bytes > 0 ? encrypt(tls, data, bytes) : 0;
 			if (r == 0)
 				kl_stream_skip_pending(stream, bytes);

@@ -107,6 +107,7 @@ struct kloop_tls {
 	struct kl_tls_kept kept; /* before `in` */
 	struct kl_batch *out;    /* OpenSSL's output, not yet with the stream */
 	size_t out_room;         /* what the next batch is made to hold */
+	bool out_now;            /* the next record may go to the socket by a call of its own */
 	int out_error;           /* it could not be gathered */
 	struct kl_tls_framing in_framing;
 	struct kl_tls_framing out_framing;

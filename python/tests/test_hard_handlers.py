@@ -175,7 +175,8 @@ def schedule(loop, context, source):
 
 REACTIONS = {
     "close the loop": lambda loop, context, source: loop.close(),
-    "run the loop": lambda loop, context, source: loop.run_forever(),
+    # run_forever() of asyncio breaks the loop in 3.13.0.
+    "run the loop": lambda loop, context, source: loop.run_until_complete(loop.create_future()),
     "stop": lambda loop, context, source: loop.stop(),
     "abort": lambda loop, context, source: source.transport and source.transport.abort(),
     "close": lambda loop, context, source: source.transport and source.transport.close(),
@@ -296,8 +297,7 @@ def refused(function):
 HANDLERS = {
     "stop": lambda room: room.loop.stop(),
     "close": refused(lambda loop: loop.close()),
-    "run": refused(lambda loop: loop.run_forever()),
-    "run until complete": refused(lambda loop: loop.run_until_complete(loop.create_future())),
+    "run": refused(lambda loop: loop.run_until_complete(loop.create_future())),
     "soon": soon,
     "abort": lambda room: room.transport.abort(),
     "close the transport": lambda room: room.transport.close(),

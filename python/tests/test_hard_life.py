@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 import pytest
@@ -390,6 +391,40 @@ def test_many_loops():
         one()
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert rss_bytes() - memory < 8 << 20
+
+
+def test_a_loop_that_goes_to_another_thread(kernel_loop):
+    """The former thread lives on, and holds neither a connection nor a port open."""
+    loop = kernel_loop
+    one, two = unix_pair()
+
+    async def begin():
+        server = await asyncio.start_server(lambda *args: None, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(sock=one)
+        reading = asyncio.ensure_future(reader.read(10))
+        await asyncio.sleep(0.01)
+        return server, writer, reading
+
+    async def end(server, writer, reading):
+        writer.write(b"by another thread")
+        await writer.drain()
+        address = server.sockets[0].getsockname()
+        server.close()
+        writer.close()
+        await asyncio.wait([reading])
+        return address
+
+    server, writer, reading = loop.run_until_complete(begin())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        address = pool.submit(loop.run_until_complete, end(server, writer, reading)).result(SECONDS)
+        assert receive_all(two) == b"by another thread"  # to its end, which this thread waits for
+        with pytest.raises(ConnectionRefusedError):
+            # The kernel takes its time with the port, as after any close().
+            for _ in range(10_000):
+                socket.create_connection(address, SECONDS).close()
+                time.sleep(0.001)
+        pool.submit(loop.close).result(SECONDS)
+    two.close()
 
 
 # ---- the end of the interpreter ----------------------------------------------

@@ -307,6 +307,10 @@ def test_query_follows_aliases(dns_loop):
         ("alias.test", "CNAME", "middle.test"), ("middle.test", "CNAME", "www.test"),
         ("www.test", "A", "192.0.2.1")]
     assert [record.text for record in answer.of_type("a")] == ["192.0.2.1"]
+    assert answer.of_type(1) == answer.of_type("TYPE1") == answer.of_type("A")
+    assert answer.of_type(15) == ()
+    with pytest.raises(ValueError):
+        answer.of_type("nothing")
 
 
 def test_query_search(dns_loop):

@@ -272,6 +272,60 @@ def test_writes_keep_their_order(loop, pair):
     run(loop, case())
 
 
+@pytest.mark.parametrize("writes, at_once, later", [
+    (lambda t: t.write(bytes(4095)), 0, 1),
+    (lambda t: t.write(bytes(4096)), 1, 0),
+    (lambda t: [t.write(bytes(5000)) for _ in range(5)], 1, 1),
+    (lambda t: [t.write(bytes(70_000)) for _ in range(2)], 2, 0),
+    (lambda t: [t.write(bytes(size)) for size in (100, 5000, 5000)], 0, 1),
+    (lambda t: t.writelines([bytes(5000)] * 3), 0, 1),
+])
+def test_sends_of_a_turn(kernel_loop, pair, writes, at_once, later):
+    """A first large write is sent in the call; what follows in that turn leaves together."""
+    loop = kernel_loop
+
+    async def case():
+        transport, peer = await connected(loop, Recorder(), pair)
+        transport.set_write_buffer_limits(1 << 20)
+        for sock in transport.get_extra_info("socket"), peer:
+            for option in socket.SO_SNDBUF, socket.SO_RCVBUF:
+                sock.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+        for _ in range(2):
+            await turns(3)
+            before = loop.stats()
+            writes(transport)
+            rest = transport.get_write_buffer_size()
+            after = loop.stats()
+            assert after["direct_calls"] - before["direct_calls"] == at_once
+            assert (rest > 0) == (later > 0)
+            await turns(2)
+            assert loop.stats()["submissions"] - after["submissions"] == later
+            await until(lambda: transport.get_write_buffer_size() == 0)
+            receive_exactly(peer, bytes_of(writes))
+        transport.close()
+        peer.close()
+
+    run(loop, case())
+
+
+def bytes_of(writes):
+    """How much these writes write."""
+
+    class Counter:
+        count = 0
+
+        def write(self, data):
+            self.count += len(data)
+
+        def writelines(self, pieces):
+            for piece in pieces:
+                self.write(piece)
+
+    counter = Counter()
+    writes(counter)
+    return counter.count
+
+
 def test_changed_after_write(loop):
     """write() owns the bytes of a bytearray from its return on."""
 

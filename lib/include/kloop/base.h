@@ -148,7 +148,8 @@ enum kloop_error {
 KLOOP_EXPORT const char *kloop_strerror(int code);
 
 /*
- * The name of a code: "EPERM", "KLOOP_ERROR_RING_OFF"; "UNKNOWN" for any other.
+ * The name of a code: "EPERM", "KLOOP_ERROR_RING_OFF"; "OK" for 0, "UNKNOWN" for
+ * any other.
  *
  * Ownership: a constant string, never NULL.
  * Thread: any.

@@ -215,6 +215,24 @@ KLOOP_EXPORT int kloop_loop_run(struct kloop_loop *loop) KLOOP_MUST_CHECK;
  */
 KLOOP_EXPORT int kloop_loop_adopt(struct kloop_loop *loop) KLOOP_MUST_CHECK;
 
+/*
+ * Say that the calling thread, which turns the loop by kloop_loop_turn(), is done
+ * with it for a while, or for good.
+ *
+ * Where the kernel knows the loop's ring by a number of this thread
+ * (KLOOP_FEATURE_REGISTERED_RING), that keeps the ring until the thread ends, also
+ * when another thread has taken the loop over or freed it: connections that were
+ * in flight stay open for their peers, and listeners listen. This call gives it
+ * back. The thread remains the owner and may turn the loop again at any time.
+ * kloop_loop_run() does the same at its end.
+ *
+ * Thread: the owner.
+ * Returns: 0; -EBUSY from inside a callback; -EINVAL, -EPERM, -ECHILD, -ESTALE as
+ * everywhere.
+ * Since: 0.1.
+ */
+KLOOP_EXPORT int kloop_loop_leave(struct kloop_loop *loop) KLOOP_MUST_CHECK;
+
 /* End kloop_loop_run() after the turn in progress. Thread: the owner. Since: 0.1. */
 KLOOP_EXPORT void kloop_loop_stop(struct kloop_loop *loop);
 

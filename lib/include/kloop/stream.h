@@ -35,7 +35,8 @@ struct kloop_stream_handlers {
 
 	/*
 	 * The connection stands (0), or failed with a negative errno and can
-	 * only be closed. Not called after kloop_stream_close().
+	 * only be closed; where this is NULL, on_error tells a failure. Not
+	 * called after kloop_stream_close().
 	 */
 	void (*on_connect)(struct kloop_stream *stream, int result, void *user);
 
@@ -256,7 +257,10 @@ KLOOP_EXPORT int kloop_stream_send_file(struct kloop_stream *stream, int fd, uin
  */
 KLOOP_EXPORT int kloop_stream_cancel_file(struct kloop_stream *stream, void *owner);
 
-/* Bytes written and not yet handed to the kernel. Since: 0.1. */
+/*
+ * Bytes written and not yet handed to the kernel. A send in flight counts in
+ * full until it completes. Since: 0.1.
+ */
 KLOOP_EXPORT size_t kloop_stream_get_write_bytes(const struct kloop_stream *stream);
 
 /*

@@ -21,7 +21,6 @@ typedef void kloop_timer_fn(struct kloop_timer *timer);
 struct kloop_timer {
 	kloop_timer_fn *expire; /* set by the caller */
 	struct kloop_loop *loop;
-	uint64_t deadline_ns;
 	size_t position; /* in the heap, from 1; 0 when not active */
 };
 
@@ -30,7 +29,6 @@ static inline void kloop_timer_init(struct kloop_timer *timer, kloop_timer_fn *e
 {
 	timer->expire = expire;
 	timer->loop = 0;
-	timer->deadline_ns = 0;
 	timer->position = 0;
 }
 

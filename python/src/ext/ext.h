@@ -141,6 +141,7 @@ typedef struct {
 	size_t ready_count;
 	size_t ready_capacity; /* a power of two */
 	unsigned long long callbacks; /* taken from there and run, since the loop was made */
+	uint32_t turns;               /* iterations; it wraps */
 
 	/*
 	 * Non-NULL while the loop's thread runs without the GIL; taken back by
@@ -173,6 +174,8 @@ typedef struct {
 
 	/* handle.c: timers that are started, each with a reference of the loop's. */
 	struct kl_timer_handle *timers;
+
+	struct kl_handle_waiter *waiters; /* handle_threads.c */
 
 	PyObject *task_keywords; /* task.c */
 

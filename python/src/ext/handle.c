@@ -12,10 +12,6 @@
  */
 #include "handle.h"
 
-static const char handle_doc[] =
-	"A callback that call_soon() scheduled.\n\n"
-	"cancel() takes it back; it behaves as asyncio.Handle does.";
-
 /* ---- life -------------------------------------------------------------- */
 
 PyObject *kl_extract_stack(struct kl_state *state)
@@ -41,6 +37,25 @@ static struct kl_handle *allocate(struct kl_state *state)
 	return h;
 }
 
+struct kl_handle_rare *kl_handle_get_rare(struct kl_handle *h)
+{
+	if (h->rare == NULL)
+		h->rare = PyMem_Calloc(1, sizeof(*h->rare));
+	if (h->rare == NULL)
+		PyErr_NoMemory();
+	return h->rare;
+}
+
+/* In debug mode: where it was made. 0, or -1 with an error set. */
+static int note_source(struct kl_handle *h)
+{
+	struct kl_handle_rare *rare = kl_handle_get_rare(h);
+
+	if (rare != NULL)
+		rare->source_traceback = kl_extract_stack(h->loop->state);
+	return rare != NULL && rare->source_traceback != NULL ? 0 : -1;
+}
+
 /* Fill in what both types share. Steals context. 0, or -1 with an error set. */
 int kl_handle_fill(struct kl_handle *h, LoopObject *self, PyObject *callback, PyObject *const *args,
 		Py_ssize_t nargs, PyObject *context)
@@ -56,24 +71,24 @@ int kl_handle_fill(struct kl_handle *h, LoopObject *self, PyObject *callback, Py
 	h->running = false;
 	h->hidden = false;
 	h->threadsafe = false;
+	h->c_call = false;
 	h->nargs = 0;
-	if (nargs <= KL_INLINE_ARGS) {
+	h->packed = nargs > KL_INLINE_ARGS;
+	if (!h->packed) {
 		for (i = 0; i < nargs; i++)
-			h->args[1 + i] = Py_NewRef(args[i]);
+			h->call.args[1 + i] = Py_NewRef(args[i]);
 		h->nargs = (uint8_t)nargs;
 	} else {
-		h->more = PyTuple_New(nargs);
-		if (h->more == NULL)
+		PyObject *tuple = PyTuple_New(nargs);
+
+		if (tuple == NULL)
 			return -1;
 		for (i = 0; i < nargs; i++)
-			PyTuple_SET_ITEM(h->more, i, Py_NewRef(args[i]));
+			PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+		h->call.args[1] = tuple;
+		h->nargs = 1;
 	}
-	if (self->debug) {
-		h->source_traceback = kl_extract_stack(self->state);
-		if (h->source_traceback == NULL)
-			return -1;
-	}
-	return 0;
+	return self->debug ? note_source(h) : 0;
 }
 
 PyObject *kl_handle_context(PyObject *context)
@@ -112,10 +127,12 @@ int kl_handle_traverse(PyObject *op, visitproc visit, void *arg)
 	Py_VISIT(h->loop);
 	Py_VISIT(h->callback);
 	Py_VISIT(h->context);
-	Py_VISIT(h->more);
-	Py_VISIT(h->source_traceback);
+	if (h->rare != NULL) {
+		Py_VISIT(h->rare->source_traceback);
+		Py_VISIT(h->rare->when);
+	}
 	for (i = 0; i < h->nargs; i++)
-		Py_VISIT(h->args[1 + i]);
+		Py_VISIT(h->call.args[1 + i]);
 	return 0;
 }
 
@@ -125,11 +142,25 @@ static void drop_call(struct kl_handle *h)
 	int i, n = h->nargs;
 
 	h->nargs = 0;
-	h->run_c = NULL;
+	h->packed = false;
+	h->c_call = false;
 	Py_CLEAR(h->callback);
 	for (i = 1; i <= n; i++)
-		Py_CLEAR(h->args[i]);
-	Py_CLEAR(h->more);
+		Py_CLEAR(h->call.args[i]);
+}
+
+/* Drop what is rare. Its values are of classes that anybody may have written. */
+static void drop_rare(struct kl_handle *h)
+{
+	struct kl_handle_rare *rare = h->rare;
+
+	if (rare == NULL)
+		return;
+	h->rare = NULL;
+	Py_XDECREF(rare->source_traceback);
+	Py_XDECREF(rare->repr);
+	Py_XDECREF(rare->when);
+	PyMem_Free(rare);
 }
 
 int kl_handle_clear(PyObject *op)
@@ -138,8 +169,7 @@ int kl_handle_clear(PyObject *op)
 
 	drop_call(h);
 	Py_CLEAR(h->context);
-	Py_CLEAR(h->source_traceback);
-	Py_CLEAR(h->repr);
+	drop_rare(h);
 	Py_CLEAR(h->loop);
 	return 0;
 }
@@ -155,7 +185,7 @@ struct kl_state *kl_handle_state(PyObject *op)
 	return loop != NULL ? loop->state : NULL;
 }
 
-static void handle_dealloc(PyObject *op)
+void kl_handle_dealloc(PyObject *op)
 {
 	struct kl_handle *h = (struct kl_handle *)op;
 	PyTypeObject *type = Py_TYPE(op);
@@ -168,8 +198,7 @@ static void handle_dealloc(PyObject *op)
 	h->loop = NULL;
 	drop_call(h);
 	Py_CLEAR(h->context);
-	Py_CLEAR(h->source_traceback);
-	Py_CLEAR(h->repr);
+	drop_rare(h);
 	if (state != NULL && state->free_handle_count < KL_FREE_HANDLES) {
 		h->callback = (PyObject *)state->free_handles;
 		state->free_handles = h;
@@ -183,21 +212,28 @@ static void handle_dealloc(PyObject *op)
 
 /* ---- the call ---------------------------------------------------------- */
 
+PyObject *kl_handle_copy_args(struct kl_handle *h)
+{
+	PyObject *args;
+	int i;
+
+	if (h->packed)
+		return Py_NewRef(h->call.args[1]);
+	args = PyTuple_New(h->nargs);
+	for (i = 0; args != NULL && i < h->nargs; i++)
+		PyTuple_SET_ITEM(args, i, Py_NewRef(h->call.args[1 + i]));
+	return args;
+}
+
 /* The callback's text for messages, as asyncio writes it. */
 static PyObject *format_call(struct kl_handle *h)
 {
 	struct kl_state *state = h->loop->state;
 	PyObject *args, *text;
 
-	args = h->more != NULL ? Py_NewRef(h->more) : PyTuple_New(h->nargs);
+	args = kl_handle_copy_args(h);
 	if (args == NULL)
 		return NULL;
-	if (h->more == NULL) {
-		int i;
-
-		for (i = 0; i < h->nargs; i++)
-			PyTuple_SET_ITEM(args, i, Py_NewRef(h->args[1 + i]));
-	}
 	if (state->format_callback_debug) {
 		PyObject *stack[] = { h->callback, args, h->loop->debug ? Py_True : Py_False };
 		PyObject *names = PyTuple_Pack(1, state->names.debug);
@@ -233,7 +269,8 @@ static int report_failure(struct kl_handle *h)
 		utf8 = "Exception in callback";
 	}
 	kl_call_exception_handler(self, utf8, exception, "handle", (PyObject *)h,
-				  "source_traceback", h->source_traceback);
+				  "source_traceback",
+				  h->rare != NULL ? h->rare->source_traceback : NULL);
 	Py_XDECREF(text);
 	Py_XDECREF(message);
 	Py_DECREF(exception);
@@ -242,20 +279,20 @@ static int report_failure(struct kl_handle *h)
 
 static PyObject *call(struct kl_handle *h)
 {
-	if (h->more != NULL)
-		return PyObject_CallObject(h->callback, h->more);
-	return PyObject_Vectorcall(h->callback, &h->args[1],
+	if (h->packed)
+		return PyObject_CallObject(h->callback, h->call.args[1]);
+	return PyObject_Vectorcall(h->callback, &h->call.args[1],
 				   (size_t)h->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 
 static int run_c(struct kl_handle *h)
 {
-	void (*run)(PyObject *owner) = h->run_c;
-	PyObject *owner = h->args[1];
+	void (*run)(PyObject *owner) = h->call.run;
+	PyObject *owner = h->call.args[1];
 
 	h->nargs = 0;
-	h->args[1] = NULL;
-	h->run_c = NULL;
+	h->call.args[1] = NULL;
+	h->c_call = false;
 	run(owner);
 	Py_DECREF(owner);
 	return 0;
@@ -266,7 +303,7 @@ int kl_handle_run(struct kl_handle *h)
 	PyObject *context = h->context, *result = NULL;
 	int failed = 0;
 
-	if (h->run_c != NULL)
+	if (h->c_call)
 		return run_c(h);
 	if (h->callback == NULL || context == NULL)
 		return 0;
@@ -290,15 +327,24 @@ int kl_handle_run(struct kl_handle *h)
 	return failed;
 }
 
+static void keep_repr(struct kl_handle *h)
+{
+	struct kl_handle_rare *rare = kl_handle_get_rare(h);
+	PyObject *text = rare != NULL ? PyObject_Repr((PyObject *)h) : NULL;
+
+	if (text == NULL)
+		PyErr_WriteUnraisable((PyObject *)h);
+	else
+		Py_XSETREF(rare->repr, text);
+}
+
 void kl_handle_cancel(struct kl_handle *h)
 {
 	if (h->cancelled)
 		return;
 	if (h->loop != NULL && h->loop->debug) {
 		h->cancelled = true;
-		h->repr = PyObject_Repr((PyObject *)h);
-		if (h->repr == NULL)
-			PyErr_WriteUnraisable((PyObject *)h);
+		keep_repr(h);
 	}
 	h->cancelled = true;
 	h->hidden = true;
@@ -327,195 +373,12 @@ int kl_call_soon_c(LoopObject *self, void (*run)(PyObject *owner), PyObject *own
 	h->running = false;
 	h->hidden = false;
 	h->threadsafe = false;
-	h->run_c = run;
-	h->args[1] = Py_NewRef(owner);
+	h->packed = false;
+	h->c_call = true;
+	h->call.run = run;
+	h->call.args[1] = Py_NewRef(owner);
 	h->nargs = 1;
 	return kl_ready_push(self, (PyObject *)h);
-}
-
-/* ---- Python's view ----------------------------------------------------- */
-
-static PyObject *handle_cancel(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-	if (kl_handle_wait((struct kl_handle *)op) < 0)
-		return NULL;
-	kl_handle_cancel((struct kl_handle *)op);
-	Py_RETURN_NONE;
-}
-
-static PyObject *handle_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-	if (kl_handle_wait((struct kl_handle *)op) < 0)
-		return NULL;
-	return PyBool_FromLong(((struct kl_handle *)op)->cancelled);
-}
-
-static PyObject *handle_run(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-	struct kl_handle *h = (struct kl_handle *)op;
-	int failed;
-
-	Py_INCREF(h);
-	failed = kl_handle_run(h);
-	Py_DECREF(h);
-	if (failed == 0)
-		Py_RETURN_NONE;
-	return NULL;
-}
-
-static PyObject *handle_get_context(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-	PyObject *context = ((struct kl_handle *)op)->context;
-
-	return Py_NewRef(context == NULL ? Py_None : context);
-}
-
-PyObject *kl_handle_repr_info(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-	struct kl_handle *h = (struct kl_handle *)op;
-
-	return PyObject_CallOneArg(h->loop->state->handle_repr_info, op);
-}
-
-static PyObject *handle_repr(PyObject *op)
-{
-	struct kl_handle *h = (struct kl_handle *)op;
-	PyObject *info, *space, *words, *text = NULL;
-
-	if (h->repr != NULL)
-		return Py_NewRef(h->repr);
-	if (h->loop == NULL)
-		return PyUnicode_FromString("<Handle>");
-	info = PyObject_CallMethod(op, "_repr_info", NULL);
-	if (info == NULL)
-		return NULL;
-	space = PyUnicode_FromString(" ");
-	words = space == NULL ? NULL : PyUnicode_Join(space, info);
-	if (words != NULL)
-		text = PyUnicode_FromFormat("<%U>", words);
-	Py_XDECREF(words);
-	Py_XDECREF(space);
-	Py_DECREF(info);
-	return text;
-}
-
-/* A cancelled handle shows no callback, also while that is still running. */
-static bool shows_call(const struct kl_handle *h)
-{
-	return h->callback != NULL && !h->hidden;
-}
-
-PyObject *kl_handle_get_callback(PyObject *op, void *Py_UNUSED(closure))
-{
-	struct kl_handle *h = (struct kl_handle *)op;
-
-	return Py_NewRef(shows_call(h) ? h->callback : Py_None);
-}
-
-PyObject *kl_handle_get_args(PyObject *op, void *Py_UNUSED(closure))
-{
-	struct kl_handle *h = (struct kl_handle *)op;
-	PyObject *args;
-	int i;
-
-	if (!shows_call(h))
-		Py_RETURN_NONE;
-	if (h->more != NULL)
-		return Py_NewRef(h->more);
-	args = PyTuple_New(h->nargs);
-	for (i = 0; args != NULL && i < h->nargs; i++)
-		PyTuple_SET_ITEM(args, i, Py_NewRef(h->args[1 + i]));
-	return args;
-}
-
-static PyObject *or_none(PyObject *object)
-{
-	return Py_NewRef(object == NULL ? Py_None : object);
-}
-
-static PyObject *get_context(PyObject *op, void *Py_UNUSED(closure))
-{
-	return or_none(((struct kl_handle *)op)->context);
-}
-
-static PyObject *get_loop(PyObject *op, void *Py_UNUSED(closure))
-{
-	return or_none((PyObject *)((struct kl_handle *)op)->loop);
-}
-
-static PyObject *get_source_traceback(PyObject *op, void *Py_UNUSED(closure))
-{
-	return or_none(((struct kl_handle *)op)->source_traceback);
-}
-
-static PyObject *get_repr(PyObject *op, void *Py_UNUSED(closure))
-{
-	return or_none(((struct kl_handle *)op)->repr);
-}
-
-static PyObject *get_cancelled(PyObject *op, void *Py_UNUSED(closure))
-{
-	return PyBool_FromLong(((struct kl_handle *)op)->cancelled);
-}
-
-static PyMethodDef handle_methods[] = {
-	{ "cancel", handle_cancel, METH_NOARGS, "Take the callback back; it will not be called." },
-	{ "cancelled", handle_cancelled, METH_NOARGS, "Was it cancelled?" },
-	{ "get_context", handle_get_context, METH_NOARGS, "The contextvars.Context of the call." },
-	{ "_run", handle_run, METH_NOARGS, "Call the callback in its context." },
-	{ "_repr_info", kl_handle_repr_info, METH_NOARGS, "The words of repr()." },
-	KL_NO_PICKLE,
-	{ NULL, NULL, 0, NULL },
-};
-
-static PyGetSetDef handle_getset[] = {
-	{ "_callback", kl_handle_get_callback, NULL, "The callback, None once cancelled.", NULL },
-	{ "_args", kl_handle_get_args, NULL, "Its arguments, None once cancelled.", NULL },
-	{ "_context", get_context, NULL, "The contextvars.Context of the call.", NULL },
-	{ "_loop", get_loop, NULL, "The loop.", NULL },
-	{ "_source_traceback", get_source_traceback, NULL,
-	  "Where it was made, in debug mode; else None.", NULL },
-	{ "_repr", get_repr, NULL, "What repr() was when it was cancelled in debug mode.", NULL },
-	{ "_cancelled", get_cancelled, NULL, "Was it cancelled?", NULL },
-	{ "__class__", kl_handle_get_class, NULL, "asyncio's class for it.", NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
-};
-
-static PyMemberDef handle_members[] = {
-	{ "__weaklistoffset__", T_PYSSIZET, offsetof(struct kl_handle, weakrefs), READONLY, NULL },
-	{ NULL, 0, 0, 0, NULL },
-};
-
-static PyType_Slot handle_slots[] = {
-	{ Py_tp_doc, (void *)handle_doc },
-	{ Py_tp_dealloc, handle_dealloc },
-	{ Py_tp_traverse, kl_handle_traverse },
-	{ Py_tp_clear, kl_handle_clear },
-	{ Py_tp_repr, handle_repr },
-	{ Py_tp_methods, handle_methods },
-	{ Py_tp_getset, handle_getset },
-	{ Py_tp_members, handle_members },
-	{ 0, NULL },
-};
-
-static PyType_Spec handle_spec = {
-	.name = "kloop.Handle",
-	.basicsize = sizeof(struct kl_handle),
-	/* BASETYPE is for TimerHandle, and taken away when that is made. */
-	.flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE |
-		 Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_BASETYPE,
-	.slots = handle_slots,
-};
-
-int kl_handle_init(PyObject *module, struct kl_state *state)
-{
-	if (kl_handle_import(state) < 0)
-		return -1;
-	state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &handle_spec, NULL);
-	if (state->handle_type == NULL || kl_timer_handle_init(module, state) < 0)
-		return -1;
-	state->handle_type->tp_flags &= ~Py_TPFLAGS_BASETYPE;
-	return PyModule_AddType(module, state->handle_type);
 }
 
 void kl_handle_fini(struct kl_state *state)

@@ -9,7 +9,14 @@
 #define KL_FREE_HANDLES 4096
 
 /* Arguments that fit into a handle; more go into a tuple. */
-#define KL_INLINE_ARGS 4
+#define KL_INLINE_ARGS 3
+
+/* What few handles have, so that the others are without room for it. */
+struct kl_handle_rare {
+	PyObject *source_traceback; /* in debug mode */
+	PyObject *repr;             /* kept by a cancel in debug mode, as asyncio does */
+	PyObject *when; /* of a TimerHandle: as passed to call_at(), if that was no float */
+};
 
 struct kl_handle {
 	PyObject_HEAD
@@ -17,26 +24,26 @@ struct kl_handle {
 	LoopObject *loop;   /* strong */
 	PyObject *callback; /* NULL once cancelled, and for a C call; links the free list */
 	PyObject *context;
-	PyObject *more;     /* all the arguments, when there are too many */
-	PyObject *source_traceback; /* in debug mode */
-	PyObject *repr;     /* kept by a cancel in debug mode, as asyncio does */
-	void (*run_c)(PyObject *owner); /* a C call; its owner is args[1] */
-	uint8_t nargs;      /* inline ones */
-	bool cancelled;
-	bool scheduled; /* of a TimerHandle: its timer is started */
-	bool running;   /* a cancel must leave callback and arguments to the caller, */
-	bool hidden;    /* and only hide them */
-	bool threadsafe; /* handle_threads.c: of call_soon_threadsafe(), if this Python's waits, */
-	bool locked;     /* and its callback runs */
-	struct kl_handle_waiter *waiters;
-	PyObject *args[1 + KL_INLINE_ARGS]; /* args[0] is scratch space of the vectorcall */
+	struct kl_handle_rare *rare; /* mostly NULL */
+	uint8_t nargs;       /* inline ones */
+	bool packed : 1;     /* there were too many: args[1] is a tuple of them */
+	bool cancelled : 1;
+	bool scheduled : 1;  /* of a TimerHandle: its timer is started */
+	bool running : 1;    /* a cancel must leave callback and arguments to the caller, */
+	bool hidden : 1;     /* and only hide them */
+	bool threadsafe : 1; /* handle_threads.c: of call_soon_threadsafe(), if this Python's waits, */
+	bool locked : 1;     /* and its callback runs */
+	bool c_call : 1;     /* of call.run; its owner is args[1] */
+	union {
+		void (*run)(PyObject *owner);
+		PyObject *args[1 + KL_INLINE_ARGS]; /* args[0] is scratch space of the vectorcall */
+	} call;
 };
 
 struct kl_timer_handle {
 	struct kl_handle base;
 	struct kloop_timer timer;
 	double when;
-	PyObject *when_object; /* as passed to call_at(); NULL after call_later() */
 	struct kl_timer_handle *next, **link; /* in LoopObject.timers while started */
 };
 
@@ -69,6 +76,12 @@ PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_obje
 			      PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
 			      PyObject *context);
 
+/* Room for what is rare, or NULL with an error set. */
+struct kl_handle_rare *kl_handle_get_rare(struct kl_handle *handle);
+
+/* The arguments as a tuple: new, or NULL with an error set. */
+PyObject *kl_handle_copy_args(struct kl_handle *handle);
+
 /* What both types share; the struct is new or from a free list, with all fields cleared. */
 PyObject *kl_handle_context(PyObject *context); /* a new reference: it, or a copy of the current */
 int kl_handle_fill(struct kl_handle *handle, LoopObject *self, PyObject *callback,
@@ -77,6 +90,7 @@ int kl_handle_fill(struct kl_handle *handle, LoopObject *self, PyObject *callbac
 struct kl_state *kl_handle_state(PyObject *handle);
 int kl_handle_traverse(PyObject *handle, visitproc visit, void *arg);
 int kl_handle_clear(PyObject *handle);
+void kl_handle_dealloc(PyObject *handle);
 PyObject *kl_handle_repr_info(PyObject *handle, PyObject *ignored);
 PyObject *kl_handle_get_callback(PyObject *handle, void *closure);
 PyObject *kl_handle_get_args(PyObject *handle, void *closure);

@@ -15,13 +15,14 @@
 /* Somebody who waits; lives on his stack, and is linked and unlinked with the GIL held. */
 struct kl_handle_waiter {
 	PyThread_type_lock lock; /* released when the callback has ended */
+	const struct kl_handle *handle;
 	bool woken;
 	struct kl_handle_waiter *next;
 };
 
-static void unlink_waiter(struct kl_handle *h, const struct kl_handle_waiter *waiter)
+static void unlink_waiter(LoopObject *loop, const struct kl_handle_waiter *waiter)
 {
-	struct kl_handle_waiter **link = &h->waiters;
+	struct kl_handle_waiter **link = &loop->waiters;
 
 	while (*link != NULL && *link != waiter)
 		link = &(*link)->next;
@@ -32,7 +33,8 @@ static void unlink_waiter(struct kl_handle *h, const struct kl_handle_waiter *wa
 /* Wait once. 0, or -1 with an error set: that of a signal's handler, or MemoryError. */
 static int wait_once(struct kl_handle *h)
 {
-	struct kl_handle_waiter waiter = { .lock = PyThread_allocate_lock(), .next = h->waiters };
+	struct kl_handle_waiter waiter = { .lock = PyThread_allocate_lock(), .handle = h };
+	LoopObject *loop = h->loop;
 	PyLockStatus status;
 
 	if (waiter.lock == NULL) {
@@ -40,13 +42,16 @@ static int wait_once(struct kl_handle *h)
 		return -1;
 	}
 	PyThread_acquire_lock(waiter.lock, WAIT_LOCK);
-	h->waiters = &waiter;
+	waiter.next = loop->waiters;
+	loop->waiters = &waiter;
+	Py_INCREF(loop);
 	Py_BEGIN_ALLOW_THREADS
 	status = PyThread_acquire_lock_timed(waiter.lock, -1, 1);
 	Py_END_ALLOW_THREADS
 	/* A signal ends the wait of the main thread alone; it may have come after the end. */
 	if (!waiter.woken)
-		unlink_waiter(h, &waiter);
+		unlink_waiter(loop, &waiter);
+	Py_DECREF(loop);
 	PyThread_release_lock(waiter.lock);
 	PyThread_free_lock(waiter.lock);
 	return status == PY_LOCK_INTR ? PyErr_CheckSignals() : 0;
@@ -64,11 +69,17 @@ int kl_handle_wait(struct kl_handle *h)
 
 void kl_handle_unlock(struct kl_handle *h)
 {
-	h->locked = false;
-	while (h->waiters != NULL) {
-		struct kl_handle_waiter *waiter = h->waiters;
+	struct kl_handle_waiter **link = &h->loop->waiters;
 
-		h->waiters = waiter->next;
+	h->locked = false;
+	while (*link != NULL) {
+		struct kl_handle_waiter *waiter = *link;
+
+		if (waiter->handle != h) {
+			link = &waiter->next;
+			continue;
+		}
+		*link = waiter->next;
 		waiter->woken = true;
 		PyThread_release_lock(waiter->lock);
 	}

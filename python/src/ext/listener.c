@@ -372,10 +372,16 @@ static void listener_dealloc(PyObject *op)
 	Py_DECREF(type);
 }
 
+static PyMethodDef listener_methods[] = {
+	KL_NO_PICKLE,
+	{NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot listener_slots[] = {
 	{Py_tp_doc, (void *)PyDoc_STR("A listening socket that is being served.")},
 	{Py_tp_traverse, listener_traverse},
 	{Py_tp_clear, listener_clear},
+	{Py_tp_methods, listener_methods},
 	{Py_tp_dealloc, listener_dealloc},
 	{0, NULL},
 };

@@ -228,6 +228,7 @@ static PyObject *loop_write_to_self(PyObject *op, PyObject *Py_UNUSED(ignored))
 	{ name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, doc }
 
 static PyMethodDef loop_methods[] = {
+	KL_NO_PICKLE,
 	FAST("call_soon", kl_loop_call_soon,
 	     "call_soon($self, callback, *args, context=None)\n--\n\n"
 	     "Have callback(*args) called in the next iteration; returns a Handle."),

@@ -50,6 +50,7 @@ static int turn(LoopObject *self)
 {
 	int result;
 
+	self->turns++;
 	if (self->ready_count > 0 || self->stopping) {
 		result = kloop_loop_turn(self->loop, 0);
 		kl_py_enter(self);
@@ -206,6 +207,9 @@ PyObject *kl_loop_run(PyObject *op, PyObject *Py_UNUSED(ignored))
 			failed = run_ready(self);
 	} while (failed == 0 && !self->stopping);
 	self->running = false;
+	/* Another thread may be the next, and close what hangs on the ring while this one lives. */
+	if (!self->closed)
+		(void)!kloop_loop_leave(self->loop);
 	/* It refers to the loop, which must not need the collector once nobody wants it. */
 	Py_CLEAR(self->task_keywords);
 	if (failed < 0)

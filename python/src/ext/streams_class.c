@@ -317,6 +317,19 @@ static int add_attributes(struct kl_streams *streams)
 	return 0;
 }
 
+/* A copy would share what is in C with the reader that it was made of. */
+static int refuse_copies(struct kl_streams *streams)
+{
+	static PyMethodDef refuse = KL_NO_PICKLE;
+	PyObject *descriptor = PyDescr_NewMethod((PyTypeObject *)streams->fast_class, &refuse);
+	int result = -1;
+
+	if (descriptor != NULL)
+		result = PyObject_SetAttrString(streams->fast_class, refuse.ml_name, descriptor);
+	Py_XDECREF(descriptor);
+	return result;
+}
+
 static int add_methods(struct kl_streams *streams, PyObject *module,
 		       const struct kl_method_def *defs)
 {
@@ -333,7 +346,7 @@ int kl_reader_init_class(PyObject *module, struct kl_streams *streams)
 		"__slots__", "__module__", "kloop", "__doc__",
 		"asyncio.StreamReader, as kloop's transports feed it.");
 	if (streams->fast_class == NULL || add_attributes(streams) < 0 ||
-	    add_methods(streams, module, methods) < 0)
+	    refuse_copies(streams) < 0 || add_methods(streams, module, methods) < 0)
 		return -1;
 	return add_methods(streams, module, kl_read_methods);
 }

@@ -8,7 +8,10 @@ ReaderObject *kl_reader_of(struct kl_streams *streams, PyObject *object)
 {
 	PyObject *value = PyObject_GetAttr(object, streams->names._kloop_state);
 
-	if (value == NULL || Py_TYPE(value) == streams->state_type)
+	if (value == NULL)
+		return NULL;
+	/* Where another reader had it as well, and turned back, nothing is in it any more. */
+	if (Py_TYPE(value) == streams->state_type && !((ReaderObject *)value)->plain)
 		return (ReaderObject *)value;
 	Py_DECREF(value);
 	PyErr_SetString(PyExc_TypeError, "the reader has lost its state");
@@ -215,11 +218,17 @@ int kl_reader_turn_back(struct kl_streams *streams, ReaderObject *self, PyObject
 
 /* ---- the type ---------------------------------------------------------- */
 
+static PyMethodDef state_methods[] = {
+	KL_NO_PICKLE,
+	{ NULL, NULL, 0, NULL },
+};
+
 static PyType_Slot slots[] = {
 	{ Py_tp_doc, (void *)"What a StreamReader holds in C." },
 	{ Py_tp_dealloc, reader_dealloc },
 	{ Py_tp_traverse, reader_traverse },
 	{ Py_tp_clear, reader_clear },
+	{ Py_tp_methods, state_methods },
 	{ 0, NULL },
 };
 

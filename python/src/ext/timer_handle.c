@@ -95,6 +95,20 @@ static struct kl_timer_handle *allocate_timer(struct kl_state *state)
 	return h;
 }
 
+/* What call_at() was given, where when() is not just as good. 0, or -1 with an error set. */
+static int keep_when(struct kl_timer_handle *h, PyObject *when_object)
+{
+	struct kl_handle_rare *rare;
+
+	if (when_object == NULL || PyFloat_CheckExact(when_object))
+		return 0;
+	rare = kl_handle_get_rare(&h->base);
+	if (rare == NULL)
+		return -1;
+	rare->when = Py_NewRef(when_object);
+	return 0;
+}
+
 PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_object,
 			      PyObject *callback, PyObject *const *args, Py_ssize_t nargs,
 			      PyObject *context)
@@ -115,8 +129,9 @@ PyObject *kl_timer_handle_new(LoopObject *self, double when, PyObject *when_obje
 		return NULL;
 	}
 	h->when = when;
-	h->when_object = Py_XNewRef(when_object);
 	code = kl_handle_fill(&h->base, self, callback, args, nargs, context);
+	if (code == 0)
+		code = keep_when(h, when_object);
 	PyObject_GC_Track(h);
 	if (code < 0)
 		goto fail;
@@ -144,18 +159,6 @@ void kl_timers_close(LoopObject *self)
 	}
 }
 
-static int timer_traverse(PyObject *op, visitproc visit, void *arg)
-{
-	Py_VISIT(((struct kl_timer_handle *)op)->when_object);
-	return kl_handle_traverse(op, visit, arg);
-}
-
-static int timer_clear(PyObject *op)
-{
-	Py_CLEAR(((struct kl_timer_handle *)op)->when_object);
-	return kl_handle_clear(op);
-}
-
 static void timer_dealloc(PyObject *op)
 {
 	struct kl_timer_handle *h = (struct kl_timer_handle *)op;
@@ -167,7 +170,7 @@ static void timer_dealloc(PyObject *op)
 	if (h->base.weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
 	h->base.loop = NULL;
-	timer_clear(op);
+	kl_handle_clear(op);
 	if (state != NULL && state->free_timer_handle_count < KL_FREE_HANDLES) {
 		h->base.callback = (PyObject *)state->free_timer_handles;
 		state->free_timer_handles = h;
@@ -199,8 +202,8 @@ static PyObject *timer_when(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
 	struct kl_timer_handle *h = (struct kl_timer_handle *)op;
 
-	if (h->when_object != NULL)
-		return Py_NewRef(h->when_object);
+	if (h->base.rare != NULL && h->base.rare->when != NULL)
+		return Py_NewRef(h->base.rare->when);
 	return PyFloat_FromDouble(h->when);
 }
 
@@ -301,8 +304,8 @@ static PyGetSetDef timer_getset[] = {
 static PyType_Slot timer_slots[] = {
 	{ Py_tp_doc, (void *)timer_handle_doc },
 	{ Py_tp_dealloc, timer_dealloc },
-	{ Py_tp_traverse, timer_traverse },
-	{ Py_tp_clear, timer_clear },
+	{ Py_tp_traverse, kl_handle_traverse },
+	{ Py_tp_clear, kl_handle_clear },
 	{ Py_tp_hash, timer_hash },
 	{ Py_tp_richcompare, timer_richcompare },
 	{ Py_tp_methods, timer_methods },

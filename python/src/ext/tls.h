@@ -83,6 +83,7 @@ enum kl_tls_class {
 struct kl_tls_module {
 	PyObject *ssl;            /* the module */
 	PyObject *memory_bio;     /* ssl.MemoryBIO */
+	PyObject *object_type;    /* ssl.SSLObject */
 	PyObject *classes[KL_TLS_CLASSES];
 	PyTypeObject *inner_type; /* of SSLObject._sslobj */
 	struct kl_tls_library library;

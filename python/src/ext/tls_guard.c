@@ -195,6 +195,7 @@ static void tls_free(struct kl_tls_module *tls)
 		Py_XDECREF(tls->classes[i]);
 	Py_XDECREF(tls->ssl);
 	Py_XDECREF(tls->memory_bio);
+	Py_XDECREF(tls->object_type);
 	Py_XDECREF(tls->inner_type);
 	Py_XDECREF(tls->forced);
 	PyMem_Free(tls);
@@ -213,7 +214,9 @@ struct kl_tls_module *kl_tls_module_get(struct kl_state *state)
 	}
 	tls->ssl = PyImport_ImportModule("ssl");
 	tls->memory_bio = tls->ssl != NULL ? PyObject_GetAttrString(tls->ssl, "MemoryBIO") : NULL;
-	if (tls->memory_bio == NULL || find_classes(tls) < 0 || prove(state, tls) < 0) {
+	tls->object_type =
+		tls->memory_bio != NULL ? PyObject_GetAttrString(tls->ssl, "SSLObject") : NULL;
+	if (tls->object_type == NULL || find_classes(tls) < 0 || prove(state, tls) < 0) {
 		tls_free(tls);
 		return NULL;
 	}
@@ -240,6 +243,7 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg)
 		Py_VISIT(state->tls->classes[i]);
 	Py_VISIT(state->tls->ssl);
 	Py_VISIT(state->tls->memory_bio);
+	Py_VISIT(state->tls->object_type);
 	Py_VISIT(state->tls->inner_type);
 	Py_VISIT(state->tls->forced);
 	return 0;
@@ -249,6 +253,28 @@ int kl_tls_traverse(struct kl_state *state, visitproc visit, void *arg)
 
 /* SSL_OP_IGNORE_UNEXPECTED_EOF, which is ssl.OP_IGNORE_UNEXPECTED_EOF as well. */
 #define IGNORE_UNEXPECTED_EOF ((uint64_t)1 << 7)
+
+/* Has the class (SSLContext.sslobject_class) a method of its own that libkloop would not call? */
+static bool overrides(const struct kl_tls_module *tls, PyObject *object)
+{
+	static const char *const names[] = {"read", "write", "unwrap"};
+	bool differ = false;
+	size_t i;
+
+	if ((PyObject *)Py_TYPE(object) == tls->object_type)
+		return false;
+	for (i = 0; !differ && i < sizeof(names) / sizeof(names[0]); i++) {
+		PyObject *theirs = PyObject_GetAttrString((PyObject *)Py_TYPE(object), names[i]);
+		PyObject *common = PyObject_GetAttrString(tls->object_type, names[i]);
+
+		/* In doubt sslproto serves, and raises what there is to raise. */
+		differ = theirs == NULL || theirs != common;
+		Py_XDECREF(theirs);
+		Py_XDECREF(common);
+		PyErr_Clear();
+	}
+	return differ;
+}
 
 int kl_tls_wrap(struct kl_state *state, const struct kl_tls_options *options,
 		PyObject **ret_ssl_object, struct ssl_st **ret_ssl)
@@ -270,7 +296,7 @@ int kl_tls_wrap(struct kl_state *state, const struct kl_tls_options *options,
 	if (inner == NULL)
 		PyErr_Clear();
 	usable = inner != NULL && Py_TYPE(inner) == tls->inner_type &&
-		 ((struct inner_head *)inner)->socket == NULL;
+		 ((struct inner_head *)inner)->socket == NULL && !overrides(tls, object);
 	if (usable) {
 		*ret_ssl = ((struct inner_head *)inner)->ssl;
 		/*

@@ -191,6 +191,7 @@ void kl_transport_dealloc(PyObject *op)
 #define FAST(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef transport_methods[] = {
+	KL_NO_PICKLE,
 	{"write", kl_transport_write, METH_O, PyDoc_STR("Write bytes; never blocks.")},
 	{"writelines", kl_transport_writelines, METH_O, PyDoc_STR("Write a list of bytes.")},
 	{"write_eof", kl_transport_write_eof, METH_NOARGS,

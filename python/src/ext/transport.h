@@ -101,6 +101,7 @@ typedef struct {
 
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
+	uint32_t sent_turn;           /* the loop's turn in which write() last sent at once */
 	uint64_t file_offset;         /* with file_waiter: where it began */
 	int file_fd;
 	unsigned dropped;             /* writes after the end */

@@ -359,6 +359,7 @@ static PyGetSetDef dgram_getset[] = {
 #define FAST(function) ((PyCFunction)(void (*)(void))(function))
 
 static PyMethodDef dgram_methods[] = {
+	KL_NO_PICKLE,
 	{"sendto", FAST(kl_dgram_sendto), METH_FASTCALL | METH_KEYWORDS,
 	 PyDoc_STR("sendto($self, data, addr=None)\n--\n\nSend a datagram; never blocks.")},
 	{"close", kl_dgram_close, METH_NOARGS, PyDoc_STR("Send what is queued, then close.")},

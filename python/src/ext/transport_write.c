@@ -5,8 +5,10 @@
  * What is written during one iteration leaves as one send at the start of the
  * next turn. A large message goes to the socket at once, as far as the socket
  * takes it: no memory is held then, and a protocol is not paused for data that
- * is gone already. A bytes object is lent to the kernel rather than copied;
- * memory that the caller may change is copied.
+ * is gone already. One of some KiB does so if it is the first of the iteration:
+ * it is in the caches still, and its memory serves the next one. A bytes object
+ * is lent to the kernel rather than copied; memory that the caller may change is
+ * copied.
  */
 #include "transport.h"
 
@@ -17,6 +19,9 @@
 
 /* From this size a message with nothing before it is sent at once. */
 #define SEND_NOW_BYTES (64 * 1024)
+
+/* From this size the first of an iteration is. More of them wait for each other: one send for all. */
+#define SEND_FIRST_BYTES (4 * 1024)
 
 /* asyncio's constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES */
 #define LOST_WRITES_BEFORE_WARNING 5
@@ -232,6 +237,18 @@ static int refused(TransportObject *self, int error)
 	}
 }
 
+/* Is it better sent now than with what else is written in this iteration? */
+static bool sends_now(TransportObject *self, size_t bytes)
+{
+	/* A pipe is written to in the call, as by asyncio: who reads it may not be asynchronous. */
+	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes || self->pipe)
+		return true;
+	if (bytes < SEND_FIRST_BYTES || self->sent_turn == self->loop->turns)
+		return false;
+	self->sent_turn = self->loop->turns;
+	return true;
+}
+
 /*
  * Queue bytes. owner: a bytes object that holds them and can be lent, or NULL
  * to have them copied. 0, or -1 with an error set; a broken connection is no
@@ -246,8 +263,7 @@ static int queue(TransportObject *self, const char *data, size_t bytes, PyObject
 		return 0;
 	if (self->closing || stream == NULL)
 		return drop_write(self);
-	/* A pipe is written to in the call, as by asyncio: who reads it may not be asynchronous. */
-	if (bytes >= SEND_NOW_BYTES || bytes > self->high_bytes || self->pipe) {
+	if (sends_now(self, bytes)) {
 		ptrdiff_t taken = kloop_stream_try_write(stream, data, bytes);
 
 		if (taken < 0)
@@ -340,6 +356,8 @@ PyObject *kl_transport_writelines(PyObject *op, PyObject *list)
 			return NULL;
 		}
 	}
+	/* They belong together. */
+	self->sent_turn = self->loop->turns;
 	for (i = 0; i < PyTuple_GET_SIZE(items); i++) {
 		if (queue_object(self, PyTuple_GET_ITEM(items, i)) < 0) {
 			Py_DECREF(items);

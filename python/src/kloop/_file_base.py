@@ -67,6 +67,10 @@ class File:
     _turns: Turns
     _loop: Loop
 
+    def __reduce__(self):
+        """TypeError: a copy would close the descriptor that is this file's."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
     async def __aenter__(self) -> Self:
         self._check_open()
         return self

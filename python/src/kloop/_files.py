@@ -175,6 +175,10 @@ class Opening(Coroutine):
         self._running: Coroutine | None = None
         self._file: BinaryFile | TextFile | None = None
 
+    def __reduce__(self):
+        """TypeError, as of any coroutine."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
     def _start(self) -> Coroutine:
         if self._running is None:
             self._running = self._plan.open()

@@ -96,7 +96,7 @@ class DnsServer:
             transport, rest = "udp", text
         rest, name_mark, name = rest.partition("#")
         if name_mark and (transport != "tls" or not name):
-            raise ValueError(f"{text!r}: a name after '#' is for tls:// alone")
+            raise ValueError(f"{text!r}: after '#' stands a name, and for tls:// alone")
         if rest.startswith("["):
             address, bracket, port = rest[1:].partition("]")
             if not bracket or (port and not port.startswith(":")):
@@ -159,12 +159,15 @@ def _make_state(server: DnsServer | None, address: tuple, transport: int, name: 
 class DnsAnswer:
     """What a server says about a question.
 
+    name, type: what was asked.
     records: the section "answer": aliases (CNAME) and what they lead to.
     authority, additional: the other sections.
     ttl: for how many seconds it holds, from now.
     rcode: the response code: 0 NOERROR, 3 NXDOMAIN.
     authentic: the server validated it by DNSSEC, and is trusted: by "trust-ad" in
-        resolv.conf, or because it is on this machine.
+        resolv.conf, because it is on this machine, or by TLS that authenticated it.
+    authoritative, recursion_available, checking_disabled: bits of the response (AA,
+        RA, CD).
     ede, ede_text: the Extended DNS Error (RFC 8914), or None and "".
     cached, stale: from the cache; past its time, for no server answered.
     """
@@ -185,9 +188,10 @@ class DnsAnswer:
     cached: bool
     stale: bool
 
-    def of_type(self, kind: str) -> tuple[DnsRecord, ...]:
-        """The records of one type: without the aliases that lead to them."""
-        return tuple(record for record in self.records if record.type == kind.upper())
+    def of_type(self, kind: str | int) -> tuple[DnsRecord, ...]:
+        """The records of one type, a name or a number: without the aliases that lead to them."""
+        wanted = type_name(type_number(kind))
+        return tuple(record for record in self.records if record.type == wanted)
 
 
 def _make_answer(name: str, kind: str, message: tuple) -> DnsAnswer:
@@ -325,6 +329,10 @@ class Resolver:
         self._options = dict(_DEFAULTS)
         self._system = False
 
+    def __reduce__(self):
+        """TypeError: it is its loop's."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
     @property
     def _loop(self):
         loop = self._loop_ref()
@@ -380,11 +388,11 @@ class Resolver:
             seconds, 0.001 to 30. Others are tried long before. None: as resolv.conf.
         attempts: how often each server is asked at most, 1 to 5. None: as resolv.conf.
         max_queries: how many names are asked for at a time (1024); others wait.
-        cache_bytes: the size of the cache (4 MiB).
+        cache_bytes: the size of the cache, to 1 GiB (4 MiB).
         max_ttl, max_negative_ttl: for how many seconds answers, and answers that
             there is none, are kept at most (3600, 300).
         serve_stale: for how many seconds after its time an answer still serves when
-            no server gives a new one (0: not).
+            no server gives a new one, to a day (0: not).
         check_interval: after how many seconds a changed file is noticed (1).
         files: other files to read: a mapping of "resolv.conf", "hosts",
             "nsswitch.conf", "services", "gai.conf" and "host.conf" to absolute paths;
@@ -404,7 +412,8 @@ class Resolver:
             query() has no counterpart there, and stays.
 
         Lookups that are on finish with the former options; the cache is emptied,
-        counters begin anew. Raises ValueError, and then nothing has changed.
+        counters begin anew. Raises ValueError or TypeError, and OSError where trust
+        cannot be read; then nothing has changed.
         """
         given = {name: value for name, value in locals().items()
                  if name in _CHECKS and value is not _KEEP}

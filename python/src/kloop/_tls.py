@@ -4,8 +4,9 @@
 libkloop takes the ssl module's own objects, so whatever an SSLContext was told
 holds: verification, certificates, ALPN, SNI callbacks, sessions, key logs. It
 needs a proof that it knows them (_kloop._tls_refusal() says what it lacks), and
-a plain transport of its own below. Everything else goes through sslproto, which
-is correct and slower; get_extra_info("ktls_send_reason") tells.
+a plain transport of its own below, and an SSLObject whose read(), write() and
+unwrap() are not overridden. Everything else goes through sslproto, which is
+correct and slower; get_extra_info("ktls_send_reason") tells.
 
 get_extra_info("ssl_object") is the connection's SSLObject, for all that it can
 be asked. Its read(), write(), do_handshake() and unwrap() are the transport's:
@@ -65,7 +66,8 @@ class TlsParts:
             self, protocol, sslcontext, waiter, server_side, server_hostname,
             call_connection_made=call_connection_made,
             **_timeouts(ssl_handshake_timeout, ssl_shutdown_timeout))
-        _note(ssl_protocol, _reason(_kloop._tls_refusal() or "the SSLContext is not Python's own"))
+        _note(ssl_protocol, _reason(_kloop._tls_refusal() or
+                                    "the SSLContext or its SSLObject is not Python's own"))
         self._make_socket_transport(rawsock, ssl_protocol, extra=extra, server=server,
                                     context=context)
         return ssl_protocol._app_transport
