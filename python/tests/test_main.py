@@ -67,6 +67,17 @@ def test_table():
     assert "True" not in text
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_reader_that_left(options):
+    """As in `python -m kloop | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as pipe:
+        result = subprocess.run([sys.executable, "-m", "kloop", *options], stdout=pipe,
+                                stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_table_without_a_ring():
     result = module(status=1, env={**os.environ, "KLOOP_IO_URING": "0"})
     assert result.stdout.startswith("kLoop cannot run here.\n")

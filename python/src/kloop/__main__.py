@@ -53,10 +53,15 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 def _show(as_json: bool) -> int:
     facts = info()
-    if as_json:
-        print(json.dumps(_nested(facts), indent=2))
-    else:
-        _print_facts(facts)
+    try:
+        if as_json:
+            print(json.dumps(_nested(facts), indent=2))
+        else:
+            _print_facts(facts)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Its reader (head, say) has seen enough; the interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if facts["ring.available"] else 1
 
 
