@@ -65,8 +65,8 @@ ALONE = {
 # valgrind 3.19 does not know pidfd_open(2), and lets neither another thread run
 # nor a signal in while one waits in io_uring_enter(2).
 NOT_WITH_WRAPPER = {"child": "no pidfd_open", "post": "no other thread during a wait"}
-WITH_PEERS = {"client", "echo_server", "forward", "query", "tls_client", "tls_echo_server",
-              "udp_echo_server"}
+WITH_PEERS = {"client", "drain", "echo_server", "forward", "query", "tls_client",
+              "tls_echo_server", "udp_echo_server"}
 
 
 def command(name, *arguments):
@@ -152,6 +152,47 @@ def check_echo(tap):
                           capture_output=True, timeout=TIMEOUT_SECONDS)
     refused = done.returncode == 1 and "client: Connection refused\n" in done.stderr
     tap.result("client, refused", None if refused else f"{done.returncode}: {done.stderr}")
+
+
+def read_when_it_ends(client, port, told):
+    """When the server takes nothing more: all that it still sends, to the end of the connection."""
+    try:
+        while True:
+            socket.create_connection(("127.0.0.1", int(port)), TIMEOUT_SECONDS).close()
+            time.sleep(0.01)
+    except ConnectionRefusedError:
+        pass
+    received = b""
+    try:
+        while piece := client.recv(1 << 16):
+            received += piece
+    except OSError as error:
+        told["broken"] = error
+    client.close()
+    told["received"] = received
+
+
+def check_drain(tap):
+    text = bytes(range(251)) * 40000
+    with server(command("drain"), r"listening on 127\.0\.0\.1:(\d+)\n") as (port, told):
+        client = socket.create_connection(("127.0.0.1", int(port)), TIMEOUT_SECONDS)
+        # It echoes, and nobody reads: until nothing more goes in.
+        client.settimeout(1)
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            while sent < len(text):
+                sent += client.send(text[sent:sent + (1 << 16)])
+        client.settimeout(TIMEOUT_SECONDS)
+        reader = threading.Thread(target=read_when_it_ends, args=(client, port, told))
+        reader.start()
+    reader.join(TIMEOUT_SECONDS)
+    problem = None
+    if told["status"] != 0 or told["errors"] or "broken" in told:
+        problem = f"exit status {told['status']}, {told.get('broken')}\n{told['errors']}"
+    elif len(told["received"]) < 100000 or not text.startswith(told["received"]):
+        problem = f"{len(told['received'])} of {sent} bytes, or not the same"
+    tap.result("drain", problem or compare(r"\d+ connections ended, 0 cut off\n",
+                                           told["output"]))
 
 
 def check_udp_echo(tap):
@@ -509,8 +550,8 @@ def main():
     tap.result("every C example is run", programs ^ (ALONE.keys() | WITH_PEERS))
     if WRAPPER and not shutil.which(WRAPPER[0]):
         sys.exit(f"{WRAPPER[0]} is not installed")
-    checks = [check_compile, check_alone, check_echo, check_udp_echo, check_query, check_forward,
-              check_tls, check_io_uring_off, check_kloop_info, check_denied]
+    checks = [check_compile, check_alone, check_echo, check_drain, check_udp_echo, check_query,
+              check_forward, check_tls, check_io_uring_off, check_kloop_info, check_denied]
     if not WRAPPER:
         checks.append(check_python)
     for check in checks:
