@@ -245,7 +245,7 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	if (loop->kept_count != 0)
 		return kl_submit(loop, true);
 	/* Longer waits would overflow the kernel's arithmetic; waking once in 30 years is no loss. */
-	if (wait_ns > 1000000000000000000 && wait_ns != KLOOP_FOREVER)
+	if (wait_ns > 1000000000000000000)
 		wait_ns = 1000000000000000000;
 	ts.tv_sec = (int64_t)(wait_ns / 1000000000);
 	ts.tv_nsec = (long long)(wait_ns % 1000000000);
@@ -253,8 +253,8 @@ int kl_submit_and_wait(struct kloop_loop *loop, uint64_t wait_ns, uint64_t until
 	kl_ring_count_wait(loop);
 	loop->stats.enters++;
 	loop->stats.waits++;
-	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1,
-					       wait_ns != KLOOP_FOREVER ? &ts : NULL, NULL);
+	/* Without a time liburing would go on waiting by itself after a signal handler. */
+	ret = io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, &ts, NULL);
 	kl_overflow_keep(loop);
 	if ((ret >= 0 || ret == -ETIME) && kl_completions_ready(loop) == 0 && until_ns != 0 &&
 	    kloop_now() < until_ns)
