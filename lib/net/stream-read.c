@@ -153,8 +153,7 @@ void kl_stream_end_read(struct kloop_stream *stream, int error)
 	tell_end(stream);
 }
 
-/* The kernel said that nothing more comes: error is 0 for an orderly end. */
-static void end_receive(struct kloop_stream *stream, int error)
+void kl_stream_end_receive(struct kloop_stream *stream, int error)
 {
 	if (kl_stream_has(stream, KL_STREAM_CLOSED))
 		return;
@@ -222,7 +221,7 @@ static bool end_pool(struct kloop_stream *stream, int32_t result)
 {
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result == 0) {
-		end_receive(stream, 0);
+		kl_stream_end_receive(stream, 0);
 	} else if (result == -ENOBUFS) {
 		/* Buffers that this turn uses are back before the next one submits. */
 		if (!get_more_buffers(stream->loop) && ++stream->starved_reads >= STARVED_READS) {
@@ -233,7 +232,7 @@ static bool end_pool(struct kloop_stream *stream, int32_t result)
 		kl_stream_schedule(stream);
 		return false;
 	} else if (result < 0 && result != -ECANCELED && result != -EINTR && result != -EAGAIN) {
-		end_receive(stream, result);
+		kl_stream_end_receive(stream, result);
 	}
 	return true;
 }
@@ -316,7 +315,7 @@ static void read_now(struct kloop_stream *stream, int32_t events)
 		if (!wants_receive(stream))
 			return;
 		if (!buffer) {
-			end_receive(stream, -ENOMEM);
+			kl_stream_end_receive(stream, -ENOMEM);
 			return;
 		}
 		result = pipe ? read(stream->fd, buffer, bytes)
@@ -328,7 +327,7 @@ static void read_now(struct kloop_stream *stream, int32_t events)
 			/* The writing end of a pipe: POLLERR means that the reader left. */
 			bool left = pipe && (events & POLLERR) && errno == EBADF;
 
-			end_receive(stream, result < 0 && !left ? -errno : 0);
+			kl_stream_end_receive(stream, result < 0 && !left ? -errno : 0);
 			return;
 		}
 		kl_stream_receive(stream, buffer, (size_t)result);
@@ -392,7 +391,7 @@ static void own_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		note_direct_read(stream, (size_t)result, stream->direct->bytes);
 	} else if (result == 0 ||
 		   (result != -ECANCELED && result != -EAGAIN && result != -EINTR)) {
-		end_receive(stream, result);
+		kl_stream_end_receive(stream, result);
 	}
 	if (!kl_stream_has(stream, KL_STREAM_DIRECT))
 		free_direct(stream);
@@ -411,13 +410,13 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	if (result < 0) {
 		if (result != -ECANCELED && result != -EINTR)
-			end_receive(stream, result);
+			kl_stream_end_receive(stream, result);
 	} else if (!own) {
 		read_now(stream, result);
 	} else if (wants_receive(stream)) {
 		r = arm_own(stream);
 		if (r < 0)
-			end_receive(stream, r);
+			kl_stream_end_receive(stream, r);
 	}
 	kl_stream_continue_read(stream);
 	kl_stream_leave(stream);

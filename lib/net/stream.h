@@ -246,6 +246,9 @@ void kl_stream_deliver(struct kloop_stream *stream, void *data, size_t bytes);
 bool kl_stream_ask_owner(struct kloop_stream *stream, size_t suggested, void **ret_buffer,
 			 size_t *ret_bytes);
 
+/* The kernel said that nothing more comes, by 0 in good order: to the layer, or the owner. */
+void kl_stream_end_receive(struct kloop_stream *stream, int error);
+
 /* For layers: nothing more comes, by 0 in good order; told as soon as the owner reads. */
 void kl_stream_end_read(struct kloop_stream *stream, int error);
 

@@ -186,10 +186,8 @@ static void move_receive(struct kloop_tls *tls)
 /* No bytes came: the end or an error, or it is to be tried again. */
 static void received_nothing(struct kloop_stream *stream, int32_t result)
 {
-	if (result == -ECANCELED || result == -EAGAIN || result == -EINTR)
-		return;
-	if (!stream->layer->ops->end_receive(stream, result))
-		kl_stream_end_read(stream, result);
+	if (result != -ECANCELED && result != -EAGAIN && result != -EINTR)
+		kl_stream_end_receive(stream, result);
 }
 
 /* ---- the rest of a record, before the move ----------------------------- */
