@@ -130,11 +130,30 @@ static bool spin(struct kloop_loop *loop, uint64_t until)
 	return false;
 }
 
-static int sleep_in_kernel(struct kloop_loop *loop, uint64_t now, uint64_t until)
+/*
+ * Have the ring watch for wake-ups. A wait must not begin while that is in the backlog,
+ * because the queue was full and the kernel did not empty it at once: a polling thread
+ * takes its time. Returns: whether to wait, or a negative errno.
+ */
+static int prepare_wait(struct kloop_loop *loop)
 {
 	int ret = kl_wake_arm(loop);
 
+	if (ret < 0 || loop->backlog_count == 0)
+		return ret < 0 ? ret : 1;
+	ret = kl_submit(loop, true);
 	if (ret < 0)
+		return ret;
+	(void)io_uring_sqring_wait(&loop->ring);
+	kl_backlog_flush(loop);
+	return loop->backlog_count == 0;
+}
+
+static int sleep_in_kernel(struct kloop_loop *loop, uint64_t now, uint64_t until)
+{
+	int ret = prepare_wait(loop);
+
+	if (ret <= 0)
 		return ret;
 	if (loop->before_wait != NULL)
 		loop->before_wait(loop->before_wait_data);
@@ -253,10 +272,14 @@ static int turn(struct kloop_loop *loop, uint64_t timeout_ns, bool until_idle)
 	count = kl_dispatch(loop);
 	if (!kl_loop_is_elsewhere(loop))
 		count += kl_timers_expire(loop);
-	if (loop->signals != NULL && !kl_loop_is_elsewhere(loop))
-		count += kl_signals_deliver(loop);
 	if (!kl_loop_is_elsewhere(loop))
 		count += kl_posts_run(loop);
+	/*
+	 * After the posts, which forget that a wake-up came: that of a signal would be
+	 * forgotten with it if its watcher had been asked before.
+	 */
+	if (loop->signals != NULL && !kl_loop_is_elsewhere(loop))
+		count += kl_signals_deliver(loop);
 	return leave(loop, ret, count);
 }
 
