@@ -22,8 +22,10 @@ static bool completions_there(const struct kloop_loop *loop)
 
 bool kloop_loop_is_ready(const struct kloop_loop *loop)
 {
-	return completions_there(loop) || kernel_has_work(loop) ||
-	       io_uring_sq_ready(&loop->ring) != 0 || loop->backlog_count != 0 ||
+	return completions_there(loop) ||
+	       (loop->ring_open &&
+		(kernel_has_work(loop) || io_uring_sq_ready(&loop->ring) != 0)) ||
+	       loop->backlog_count != 0 ||
 	       loop->front.defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
 }
 
