@@ -29,6 +29,19 @@ bool kloop_loop_is_ready(const struct kloop_loop *loop)
 	       loop->front.defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
 }
 
+/* Those that follow on op, and are not dispatched: before all that came meanwhile. */
+static void put_back_synthetic(struct kloop_loop *loop, struct kloop_op *op)
+{
+	struct kloop_op **link = &op;
+
+	while (*link != NULL)
+		link = &(*link)->next;
+	*link = loop->synthetic;
+	if (loop->synthetic == NULL)
+		loop->synthetic_tail = link;
+	loop->synthetic = op;
+}
+
 /* Completions whose ring is gone. */
 static int dispatch_synthetic(struct kloop_loop *loop)
 {
@@ -46,6 +59,10 @@ static int dispatch_synthetic(struct kloop_loop *loop)
 			count++;
 		op->complete(op, result, 0);
 		op = next;
+		if (op != NULL && kl_loop_is_elsewhere(loop)) {
+			put_back_synthetic(loop, op);
+			break;
+		}
 	}
 	return count;
 }
@@ -82,8 +99,11 @@ int kl_dispatch(struct kloop_loop *loop)
 	struct kl_completion completion;
 	int count = 0;
 
-	if (loop->synthetic != NULL)
+	if (loop->synthetic != NULL) {
 		count += dispatch_synthetic(loop);
+		if (kl_loop_is_elsewhere(loop))
+			return count;
+	}
 	while (ready-- != 0 && take_completion(loop, &completion)) {
 		uint64_t user_data = completion.user_data;
 		struct kloop_op *op = (struct kloop_op *)(uintptr_t)user_data;
