@@ -13,9 +13,8 @@ import weakref
 import pytest
 
 import kloop
-from test_hard_alike import descriptors
 from test_hard_callbacks import in_a_loop
-from transport_tools import connected, turns, unix_pair
+from transport_tools import connected, descriptors, turns, unix_pair
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 LOOPS = {"asyncio": asyncio.SelectorEventLoop, "kloop": kloop.Loop}
