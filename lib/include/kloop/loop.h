@@ -209,8 +209,8 @@ KLOOP_EXPORT int kloop_loop_run(struct kloop_loop *loop) KLOOP_MUST_CHECK;
  * Returns: 0, also if it is the owner already; -EBUSY if operations are in
  * flight to whose memory the kernel may still write (reads, sends, ...);
  * -EPERM while another thread is inside the loop; -ECHILD, -ESTALE as
- * everywhere; errors as kloop_loop_new(), after which the loop can only be
- * freed.
+ * everywhere; errors as kloop_loop_new(), after which it can be tried again:
+ * until then what is submitted waits.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_loop_adopt(struct kloop_loop *loop) KLOOP_MUST_CHECK;
