@@ -108,6 +108,31 @@ def test_arguments_go_away_with_the_handle(loop):
     assert reference() is None
 
 
+@pytest.mark.parametrize("kind", ["soon", "later", "mixed"])
+def test_a_long_chain_of_handles_goes_away(loop, kind):
+    """Each is an argument of the next one: freeing them must not need a stack as long."""
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    handle = thing
+    for number in range(100_000):
+        if kind == "soon" or (kind == "mixed" and number % 2):
+            handle = loop.call_soon(callback, handle)
+        else:
+            handle = loop.call_later(1e6, callback, handle)
+    for _ in range(2):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    del thing
+    assert reference() is not None
+    if kind != "soon":
+        loop.close()
+    del handle
+    assert reference() is None
+
+
 def test_repr_is_that_of_asyncio(loop):
     handle = loop.call_soon(callback, 1, "two")
     text = repr(handle)
