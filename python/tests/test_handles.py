@@ -181,6 +181,25 @@ def test_run_by_hand(loop):
     assert got == [1]
 
 
+def test_a_callback_runs_its_own_handle_and_cancels_it(loop, caplog):
+    class Thing:
+        def __getattr__(self, name):
+            handle._run()  # which cannot enter the context again
+            handle.cancel()
+            raise AttributeError(name)
+
+    problems = []
+    loop.set_exception_handler(lambda loop, context: problems.append(context["exception"]))
+    thing = Thing()
+    # A function in C borrows its arguments from its caller.
+    handle = loop.call_soon(getattr, thing, "name", [])
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    # From Python 3.12 on the handler cannot enter it either, and that is logged.
+    assert [type(problem) for problem in problems] == [RuntimeError] or caplog.records
+    assert handle.cancelled()
+
+
 def test_weak_references(loop):
     handle = loop.call_soon(callback)
     timer = loop.call_later(100, callback)

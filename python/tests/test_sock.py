@@ -209,6 +209,30 @@ def test_a_subclass_sends_more_than_there_is_room_for(loop, pair, counted):
     run(loop, case())
 
 
+@pytest.mark.parametrize("method", ["send", "throw", "close"])
+def test_a_subclass_resumes_the_call_that_calls_it(loop, pair, method):
+    """As with a coroutine: it is already executing."""
+    arguments = {"send": (None,), "throw": (KeyError("thrown"),), "close": ()}[method]
+    failures = []
+
+    class Sock(socket.socket):
+        def recvfrom(self, size):
+            if not failures:
+                with pytest.raises(ValueError, match="already executing"):
+                    getattr(call, method)(*arguments)
+                failures.append(method)
+            return super().recvfrom(size)
+
+    with Sock(fileno=os.dup(pair[0].fileno())) as sock:
+        sock.setblocking(False)
+        if not has_datagram_calls(loop):
+            return
+        call = loop.sock_recvfrom(sock, 10)
+        loop.call_later(0.01, pair[1].send, b"data")
+        assert run(loop, call)[0] == b"data"
+    assert failures == [method]
+
+
 def test_cancelled_recv_loses_nothing(loop, pair):
     async def main():
         for delay in (0, 0.001, 0.003):

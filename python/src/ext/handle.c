@@ -334,6 +334,7 @@ static int run_c(struct kl_handle *h)
 int kl_handle_run(struct kl_handle *h)
 {
 	PyObject *context = h->context, *result = NULL;
+	bool outer = h->running; /* the callback itself may call _run(), which cannot enter */
 	int failed = 0;
 
 	if (h->c_call)
@@ -348,11 +349,13 @@ int kl_handle_run(struct kl_handle *h)
 		if (PyContext_Exit(context) < 0)
 			Py_CLEAR(result);
 	}
-	h->running = false;
+	h->running = outer;
 	if (result == NULL)
 		failed = report_failure(h);
 	else
 		Py_DECREF(result);
+	if (outer)
+		return failed;
 	if (h->locked)
 		kl_handle_unlock(h);
 	if (h->cancelled)
