@@ -112,6 +112,8 @@ def test_limits(loop):
         assert limits() == (250, 1000)
         transport.set_write_buffer_limits(low=1000)
         assert limits() == (1000, 4000)
+        transport.set_write_buffer_limits(high=2e3)
+        assert limits() == (500, 2000)
         transport.set_write_buffer_limits(5000, 4000)
         assert limits() == (4000, 5000)
         transport.set_write_buffer_limits(high=0)

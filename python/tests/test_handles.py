@@ -108,6 +108,31 @@ def test_arguments_go_away_with_the_handle(loop):
     assert reference() is None
 
 
+@pytest.mark.parametrize("kind", ["soon", "later", "mixed"])
+def test_a_long_chain_of_handles_goes_away(loop, kind):
+    """Each is an argument of the next one: freeing them must not need a stack as long."""
+    class Thing:
+        pass
+
+    thing = Thing()
+    reference = weakref.ref(thing)
+    handle = thing
+    for number in range(100_000):
+        if kind == "soon" or (kind == "mixed" and number % 2):
+            handle = loop.call_soon(callback, handle)
+        else:
+            handle = loop.call_later(1e6, callback, handle)
+    for _ in range(2):
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+    del thing
+    assert reference() is not None
+    if kind != "soon":
+        loop.close()
+    del handle
+    assert reference() is None
+
+
 def test_repr_is_that_of_asyncio(loop):
     handle = loop.call_soon(callback, 1, "two")
     text = repr(handle)
@@ -154,6 +179,25 @@ def test_run_by_hand(loop):
     handle._run()
     handle.cancel()
     assert got == [1]
+
+
+def test_a_callback_runs_its_own_handle_and_cancels_it(loop, caplog):
+    class Thing:
+        def __getattr__(self, name):
+            handle._run()  # which cannot enter the context again
+            handle.cancel()
+            raise AttributeError(name)
+
+    problems = []
+    loop.set_exception_handler(lambda loop, context: problems.append(context["exception"]))
+    thing = Thing()
+    # A function in C borrows its arguments from its caller.
+    handle = loop.call_soon(getattr, thing, "name", [])
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    # From Python 3.12 on the handler cannot enter it either, and that is logged.
+    assert [type(problem) for problem in problems] == [RuntimeError] or caplog.records
+    assert handle.cancelled()
 
 
 def test_weak_references(loop):

@@ -137,6 +137,102 @@ def test_sendall_reports_a_peer_that_goes_away(loop, pair):
         run(loop, loop.sock_sendall(pair[1], bytes(1 << 24)))
 
 
+class Counted(socket.socket):
+    """A socket of a class with methods of its own."""
+
+    def recv(self, size):
+        self.calls.append("recv")
+        return super().recv(size)[::-1]
+
+    def recv_into(self, buffer):
+        self.calls.append("recv_into")
+        return super().recv_into(buffer)
+
+    def send(self, data):
+        self.calls.append(type(data))
+        return super().send(data[:self.most])
+
+
+@pytest.fixture
+def counted(pair):
+    with Counted(fileno=os.dup(pair[0].fileno())) as sock:
+        sock.setblocking(False)
+        sock.calls = []
+        sock.most = None
+        yield sock
+
+
+def test_methods_of_a_subclass(loop, pair, counted):
+    async def case():
+        pair[1].send(b"abc")
+        assert await loop.sock_recv(counted, 3) == b"cba"
+        loop.call_later(0.01, pair[1].send, b"ab")
+        assert await loop.sock_recv(counted, 3) == b"ba"
+        room = bytearray(4)
+        loop.call_later(0.01, pair[1].send, b"data")
+        assert await loop.sock_recv_into(counted, room) == 4 and room == b"data"
+        assert set(counted.calls) == {"recv", "recv_into"}
+        for data in b"data", b"", bytearray(b"data"), memoryview(b"data"):
+            del counted.calls[:]
+            await loop.sock_sendall(counted, data)
+            assert counted.calls == [type(data)]
+            assert data == b"" or pair[1].recv(10) == data
+        counted.most = 3
+        del counted.calls[:]
+        await loop.sock_sendall(counted, b"ten bytes.")
+        assert counted.calls == [bytes] + 3 * [memoryview]
+        assert pair[1].recv(20) == b"ten bytes."
+        with pytest.raises(TypeError):
+            await loop.sock_sendall(counted, "text")
+        with pytest.raises(ValueError):
+            await loop.sock_recv(counted, -1)
+
+    run(loop, case())
+
+
+def test_a_subclass_sends_more_than_there_is_room_for(loop, pair, counted):
+    async def case():
+        data = os.urandom(3_000_000)
+        sending = loop.create_task(loop.sock_sendall(counted, data))
+        received = bytearray()
+        while len(received) < len(data):
+            received += await loop.sock_recv(pair[1], 1 << 20)
+        await sending
+        assert received == data
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.sock_recv(counted, 1), 0.01)
+        pair[1].close()
+        with pytest.raises(ConnectionError):
+            while True:
+                await loop.sock_sendall(counted, data)
+
+    run(loop, case())
+
+
+@pytest.mark.parametrize("method", ["send", "throw", "close"])
+def test_a_subclass_resumes_the_call_that_calls_it(loop, pair, method):
+    """As with a coroutine: it is already executing."""
+    arguments = {"send": (None,), "throw": (KeyError("thrown"),), "close": ()}[method]
+    failures = []
+
+    class Sock(socket.socket):
+        def recvfrom(self, size):
+            if not failures:
+                with pytest.raises(ValueError, match="already executing"):
+                    getattr(call, method)(*arguments)
+                failures.append(method)
+            return super().recvfrom(size)
+
+    with Sock(fileno=os.dup(pair[0].fileno())) as sock:
+        sock.setblocking(False)
+        if not has_datagram_calls(loop):
+            return
+        call = loop.sock_recvfrom(sock, 10)
+        loop.call_later(0.01, pair[1].send, b"data")
+        assert run(loop, call)[0] == b"data"
+    assert failures == [method]
+
+
 def test_cancelled_recv_loses_nothing(loop, pair):
     async def main():
         for delay in (0, 0.001, 0.003):

@@ -8,6 +8,7 @@ void kl_await_init(struct kl_await *self, LoopObject *loop)
 	self->state = KL_AWAIT_NEW;
 	self->blocking = false;
 	self->exposed = false;
+	self->running = false;
 }
 
 int kl_await_traverse(struct kl_await *self, visitproc visit, void *arg)
@@ -112,16 +113,38 @@ static PySendResult send_to_delegate(struct kl_await *self, PyObject *value, PyO
 	return sent;
 }
 
+/* As with a coroutine, nothing can be asked of it while it runs. 0, or -1 with ValueError. */
+static int check_running(struct kl_await *self)
+{
+	if (!self->running)
+		return 0;
+	PyErr_SetString(PyExc_ValueError, "coroutine already executing");
+	return -1;
+}
+
+/* Begin, or go on. */
+static int go(struct kl_await *self, PyObject **ret_result)
+{
+	int result;
+
+	self->running = true;
+	result = self->kind->go(self, ret_result);
+	self->running = false;
+	return result;
+}
+
 PySendResult kl_await_send(PyObject *op, PyObject *value, PyObject **ret_result)
 {
 	struct kl_await *self = (struct kl_await *)op;
 	int result;
 
 	*ret_result = NULL;
+	if (check_running(self) < 0)
+		return PYGEN_ERROR;
 	switch (self->state) {
 	case KL_AWAIT_NEW:
 	case KL_AWAIT_READY:
-		result = self->kind->go(self, ret_result);
+		result = go(self, ret_result);
 		if (result == 0 && self->delegate != NULL) {
 			self->state = KL_AWAIT_DELEGATED;
 			return send_to_delegate(self, Py_None, ret_result);
@@ -240,6 +263,8 @@ static PyObject *await_throw(PyObject *op, PyObject *const *args, Py_ssize_t nar
 		PyErr_Format(PyExc_TypeError, "throw() takes 1 to 3 arguments (%zd given)", nargs);
 		return NULL;
 	}
+	if (check_running((struct kl_await *)op) < 0)
+		return NULL;
 	type = args[0];
 	value = nargs > 1 && args[1] != Py_None ? args[1] : NULL;
 	traceback = nargs > 2 && args[2] != Py_None ? args[2] : NULL;
@@ -265,6 +290,8 @@ static PyObject *await_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 	struct kl_await *self = (struct kl_await *)op;
 	PyObject *delegate = self->delegate, *closed;
 
+	if (check_running(self) < 0)
+		return NULL;
 	self->delegate = NULL;
 	finish(self);
 	if (delegate == NULL)

@@ -52,6 +52,7 @@ struct kl_await {
 	uint8_t state;
 	bool blocking; /* _asyncio_future_blocking: yielded to a task that has not said it waits */
 	bool exposed;  /* was yielded at least once */
+	bool running;  /* inside of go(), which may call what the user wrote */
 };
 
 /* For a new one; the pointers are NULL already. */

@@ -114,6 +114,8 @@ struct kl_state {
 	/* Free lists: objects of exact type, linked through a field of their own. */
 	struct kl_handle *free_handles;
 	unsigned free_handle_count;
+	unsigned nested_deallocs;       /* of handles: handle.c */
+	struct kl_handle *late_handles; /* linked through their weakrefs */
 	struct kl_timer_handle *free_timer_handles;
 	unsigned free_timer_handle_count;
 	struct kl_sock_op *free_sock_ops;

@@ -12,6 +12,9 @@
  */
 #include "handle.h"
 
+/* So many handles may free each other, as arguments, one inside the other: the stack is finite. */
+#define MOST_NESTED 50
+
 /* ---- life -------------------------------------------------------------- */
 
 PyObject *kl_extract_stack(struct kl_state *state)
@@ -185,6 +188,33 @@ struct kl_state *kl_handle_state(PyObject *op)
 	return loop != NULL ? loop->state : NULL;
 }
 
+bool kl_handle_begin_dealloc(struct kl_state *state, struct kl_handle *h)
+{
+	if (state == NULL || state->nested_deallocs < MOST_NESTED) {
+		if (state != NULL)
+			state->nested_deallocs++;
+		return true;
+	}
+	h->weakrefs = (PyObject *)state->late_handles;
+	state->late_handles = h;
+	return false;
+}
+
+void kl_handle_end_dealloc(struct kl_state *state)
+{
+	struct kl_handle *h;
+
+	if (state == NULL)
+		return;
+	while (state->nested_deallocs == 1 && state->late_handles != NULL) {
+		h = state->late_handles;
+		state->late_handles = (struct kl_handle *)h->weakrefs;
+		h->weakrefs = NULL;
+		Py_TYPE(h)->tp_dealloc((PyObject *)h);
+	}
+	state->nested_deallocs--;
+}
+
 void kl_handle_dealloc(PyObject *op)
 {
 	struct kl_handle *h = (struct kl_handle *)op;
@@ -195,6 +225,8 @@ void kl_handle_dealloc(PyObject *op)
 	PyObject_GC_UnTrack(op);
 	if (h->weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
+	if (!kl_handle_begin_dealloc(state, h))
+		return;
 	h->loop = NULL;
 	drop_call(h);
 	Py_CLEAR(h->context);
@@ -206,6 +238,7 @@ void kl_handle_dealloc(PyObject *op)
 	} else {
 		PyObject_GC_Del(op);
 	}
+	kl_handle_end_dealloc(state);
 	Py_DECREF(type);
 	Py_XDECREF(loop);
 }
@@ -301,6 +334,7 @@ static int run_c(struct kl_handle *h)
 int kl_handle_run(struct kl_handle *h)
 {
 	PyObject *context = h->context, *result = NULL;
+	bool outer = h->running; /* the callback itself may call _run(), which cannot enter */
 	int failed = 0;
 
 	if (h->c_call)
@@ -315,11 +349,13 @@ int kl_handle_run(struct kl_handle *h)
 		if (PyContext_Exit(context) < 0)
 			Py_CLEAR(result);
 	}
-	h->running = false;
+	h->running = outer;
 	if (result == NULL)
 		failed = report_failure(h);
 	else
 		Py_DECREF(result);
+	if (outer)
+		return failed;
 	if (h->locked)
 		kl_handle_unlock(h);
 	if (h->cancelled)

@@ -91,6 +91,12 @@ struct kl_state *kl_handle_state(PyObject *handle);
 int kl_handle_traverse(PyObject *handle, visitproc visit, void *arg);
 int kl_handle_clear(PyObject *handle);
 void kl_handle_dealloc(PyObject *handle);
+/*
+ * The begin and the end of a tp_dealloc: false if too many are at work, and
+ * this handle, whose weak references are gone, is freed after the outermost.
+ */
+bool kl_handle_begin_dealloc(struct kl_state *state, struct kl_handle *handle);
+void kl_handle_end_dealloc(struct kl_state *state);
 PyObject *kl_handle_repr_info(PyObject *handle, PyObject *ignored);
 PyObject *kl_handle_get_callback(PyObject *handle, void *closure);
 PyObject *kl_handle_get_args(PyObject *handle, void *closure);

@@ -162,7 +162,7 @@ static bool go_on(struct kl_sock_op *self, int32_t result)
 		code = submit(self);
 	} else if (result < 0) {
 		code = result;
-	} else if (self->kind == KL_SOCK_SENDALL) {
+	} else if (self->kind == KL_SOCK_SENDALL && !self->by_method) {
 		int sent = kl_sock_send_rest(self);
 
 		if (sent > 0)

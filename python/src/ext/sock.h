@@ -26,6 +26,7 @@ struct kl_sock_op {
 	int fd;
 	int error;                /* an errno that the ring or send(2) gave while waiting */
 	uint8_t kind;
+	bool by_method; /* recv, recv_into, sendall: the socket's class has a method of its own */
 	struct kloop_op op;
 	struct kl_sock_op *next, **link; /* in LoopObject.sock_ops while the poll is in flight */
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /*
- * The system calls of sock_*(). recv, recv_into and sendall are made here; the
+ * The system calls of sock_*(). recv, recv_into and sendall are made here,
+ * unless a subclass of Python's socket has methods of its own for them; the
  * others, which have to do with addresses or new sockets, are the methods of
  * Python's socket object.
  */
@@ -135,20 +136,58 @@ static int attempt_sendall(struct kl_sock_op *self, PyObject **ret_result)
 
 /* ---- methods of the socket object -------------------------------------- */
 
-/* sock.name(first, second), arguments as far as they are there. */
-static int attempt_method(struct kl_sock_op *self, PyObject *name, PyObject **ret_result)
+/* The result of a method: 1, 0 if it would block, or -1 with an error set. */
+static int method_result(PyObject *result, PyObject **ret_result)
 {
-	PyObject *stack[] = { self->sock, self->first, self->second };
-	size_t count = self->first == NULL ? 1 : self->second == NULL ? 2 : 3;
-
-	*ret_result = PyObject_VectorcallMethod(name, stack, count, NULL);
-	if (*ret_result != NULL)
+	*ret_result = result;
+	if (result != NULL)
 		return 1;
 	if (!PyErr_ExceptionMatches(PyExc_BlockingIOError) &&
 	    !PyErr_ExceptionMatches(PyExc_InterruptedError))
 		return -1;
 	PyErr_Clear();
 	return 0;
+}
+
+/* sock.name(first, second), arguments as far as they are there. */
+static int attempt_method(struct kl_sock_op *self, PyObject *name, PyObject **ret_result)
+{
+	PyObject *stack[] = { self->sock, self->first, self->second };
+	size_t count = self->first == NULL ? 1 : self->second == NULL ? 2 : 3;
+
+	return method_result(PyObject_VectorcallMethod(name, stack, count, NULL), ret_result);
+}
+
+/* sock.send() of the data, then of what is left of it, with a wait before each, as asyncio. */
+static int attempt_send(struct kl_sock_op *self, PyObject **ret_result)
+{
+	PyObject *rest = self->bytes == 0 ? Py_NewRef(self->second)
+					  : PySequence_GetSlice(self->first, (Py_ssize_t)self->bytes,
+								self->buffer.len);
+	PyObject *stack[] = { self->sock, rest }, *count;
+	Py_ssize_t sent;
+	int result;
+
+	if (rest == NULL)
+		return -1;
+	result = method_result(PyObject_VectorcallMethod(self->base.loop->state->names.send, stack,
+							 2, NULL), &count);
+	Py_DECREF(rest);
+	if (result <= 0)
+		return result;
+	sent = PyLong_AsSsize_t(count);
+	Py_DECREF(count);
+	if (sent == -1 && PyErr_Occurred())
+		return -1;
+	if (sent < 0 || sent > self->buffer.len - (Py_ssize_t)self->bytes) {
+		PyErr_Format(PyExc_ValueError, "send() returned %zd", sent);
+		return -1;
+	}
+	self->bytes += (size_t)sent;
+	if (self->bytes < (size_t)self->buffer.len)
+		return 0;
+	*ret_result = Py_NewRef(Py_None);
+	return 1;
 }
 
 static int attempt_accept(struct kl_sock_op *self, PyObject **ret_result)
@@ -203,15 +242,18 @@ int kl_sock_attempt(struct kl_sock_op *self, PyObject **ret_result)
 		return fail_errno(self->error);
 	switch (self->kind) {
 	case KL_SOCK_RECV:
-		return attempt_recv(self, ret_result);
+		return self->by_method ? attempt_method(self, state->names.recv, ret_result)
+				       : attempt_recv(self, ret_result);
 	case KL_SOCK_RECV_INTO:
-		return attempt_recv_into(self, ret_result);
+		return self->by_method ? attempt_method(self, state->names.recv_into, ret_result)
+				       : attempt_recv_into(self, ret_result);
 	case KL_SOCK_RECVFROM:
 		return attempt_method(self, state->names.recvfrom, ret_result);
 	case KL_SOCK_RECVFROM_INTO:
 		return attempt_method(self, state->names.recvfrom_into, ret_result);
 	case KL_SOCK_SENDALL:
-		return attempt_sendall(self, ret_result);
+		return self->by_method ? attempt_send(self, ret_result)
+				       : attempt_sendall(self, ret_result);
 	case KL_SOCK_SENDTO:
 		return attempt_method(self, state->names.sendto, ret_result);
 	case KL_SOCK_ACCEPT:

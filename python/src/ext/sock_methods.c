@@ -61,10 +61,41 @@ static struct kl_sock_op *make(PyObject *op, enum kl_sock_kind kind, PyObject *s
 	self->second = Py_XNewRef(second);
 	self->fd = fd;
 	self->kind = kind;
+	self->by_method = false;
 	self->bytes = 0;
 	self->error = 0;
 	PyObject_GC_Track(self);
 	return self;
+}
+
+/*
+ * A call of recv(), recv_into() or send(), with the argument for the method if a subclass of
+ * Python's socket may have another one.
+ */
+static struct kl_sock_op *make_fast(PyObject *op, enum kl_sock_kind kind, PyObject *sock,
+				    PyObject *argument)
+{
+	PyTypeObject *type = (PyTypeObject *)((LoopObject *)op)->state->socket_type;
+	bool by_method = Py_TYPE(sock) != type && PyObject_TypeCheck(sock, type);
+	struct kl_sock_op *self = make(op, kind, sock, by_method ? argument : NULL, NULL);
+
+	if (self != NULL)
+		self->by_method = by_method;
+	return self;
+}
+
+/* For send() of a part: a view of single bytes; the data itself, too. 0, or -1 with an error set. */
+static int view_data(struct kl_sock_op *self)
+{
+	PyObject *view = PyMemoryView_FromObject(self->first);
+	PyObject *bytes = view != NULL ? PyObject_CallMethod(view, "cast", "s", "B") : NULL;
+
+	Py_XDECREF(view);
+	if (bytes == NULL)
+		return -1;
+	self->second = self->first;
+	self->first = bytes;
+	return 0;
 }
 
 /* The call failed before it could be awaited: no warning about that. */
@@ -91,7 +122,7 @@ KL_LOOP_METHOD(kl_loop_sock_recv)
 		PyErr_SetString(PyExc_ValueError, "negative buffersize in recv");
 		return NULL;
 	}
-	call = make(self, KL_SOCK_RECV, values[0], NULL, NULL);
+	call = make_fast(self, KL_SOCK_RECV, values[0], values[1]);
 	if (call != NULL)
 		call->bytes = (size_t)bytes;
 	return (PyObject *)call;
@@ -105,8 +136,9 @@ KL_LOOP_METHOD(kl_loop_sock_recv_into)
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
-	call = make(self, KL_SOCK_RECV_INTO, values[0], NULL, NULL);
-	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_WRITABLE) < 0)
+	call = make_fast(self, KL_SOCK_RECV_INTO, values[0], values[1]);
+	if (call != NULL && !call->by_method &&
+	    PyObject_GetBuffer(values[1], &call->buffer, PyBUF_WRITABLE) < 0)
 		return discard(call);
 	return (PyObject *)call;
 }
@@ -156,8 +188,9 @@ KL_LOOP_METHOD(kl_loop_sock_sendall)
 
 	if (kl_signature_unpack(&signature, args, nargs, kwnames, values) < 0)
 		return NULL;
-	call = make(self, KL_SOCK_SENDALL, values[0], NULL, NULL);
-	if (call != NULL && PyObject_GetBuffer(values[1], &call->buffer, PyBUF_SIMPLE) < 0)
+	call = make_fast(self, KL_SOCK_SENDALL, values[0], values[1]);
+	if (call != NULL && (PyObject_GetBuffer(values[1], &call->buffer, PyBUF_SIMPLE) < 0 ||
+			     (call->by_method && view_data(call) < 0)))
 		return discard(call);
 	return (PyObject *)call;
 }

@@ -169,6 +169,8 @@ static void timer_dealloc(PyObject *op)
 	PyObject_GC_UnTrack(op);
 	if (h->base.weakrefs != NULL)
 		PyObject_ClearWeakRefs(op);
+	if (!kl_handle_begin_dealloc(state, &h->base))
+		return;
 	h->base.loop = NULL;
 	kl_handle_clear(op);
 	if (state != NULL && state->free_timer_handle_count < KL_FREE_HANDLES) {
@@ -178,6 +180,7 @@ static void timer_dealloc(PyObject *op)
 	} else {
 		PyObject_GC_Del(op);
 	}
+	kl_handle_end_dealloc(state);
 	Py_DECREF(type);
 	Py_XDECREF(loop);
 }

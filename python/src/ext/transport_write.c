@@ -114,10 +114,17 @@ PyObject *kl_transport_get_write_buffer_limits(PyObject *op, PyObject *unused)
 /* A limit as a number; absent or None is the default. 0, or -1 with an error set. */
 static int limit_argument(PyObject *value, Py_ssize_t *ret_bytes)
 {
+	PyObject *whole;
+
 	*ret_bytes = KL_DEFAULT_LIMIT;
 	if (value == NULL || value == Py_None)
 		return 0;
-	*ret_bytes = PyNumber_AsSsize_t(value, NULL);
+	/* asyncio compares whatever number it is given: 1e6, or half of another limit. */
+	whole = PyFloat_Check(value) ? PyNumber_Long(value) : Py_NewRef(value);
+	if (whole == NULL)
+		return -1;
+	*ret_bytes = PyNumber_AsSsize_t(whole, NULL);
+	Py_DECREF(whole);
 	return *ret_bytes == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
