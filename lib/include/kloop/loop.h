@@ -145,7 +145,8 @@ KLOOP_EXPORT int kloop_loop_new(const struct kloop_loop_options *options,
  * Free a loop; NULL is permitted.
  *
  * Whatever is in flight is cancelled first and completes (with -ECANCELED, or
- * with its result if it was faster) inside this call; timers are dropped
+ * with its result if it was faster) inside this call; streams that read or
+ * write have on_error with -ECANCELED, and on_close; timers are dropped
  * without a call. A completion function that submits again is refused with
  * -ESTALE.
  *
