@@ -109,29 +109,18 @@ static void pester_end(struct pester *pester)
 
 #define CALLS 200
 
-struct counted {
-	struct kloop_call call; /* first */
-	int *called;
-};
-
 struct poster {
 	struct kloop_loop *loop;
-	struct counted calls[CALLS];
+	struct kt_counted_call calls[CALLS];
 	int called;
 };
-
-static void count_call(struct kloop_call *call)
-{
-	(*((struct counted *)call)->called)++;
-}
 
 static void *post_all(void *data)
 {
 	struct poster *poster = data;
 
 	for (int i = 0; i < CALLS; i++) {
-		poster->calls[i].call.call = count_call;
-		poster->calls[i].called = &poster->called;
+		kt_counted_call_init(&poster->calls[i], &poster->called);
 		/* Often enough the loop sleeps with nothing to wait for but this. */
 		if (i % 10 == 0)
 			kt_sleep_ms(1);

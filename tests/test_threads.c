@@ -19,30 +19,19 @@
 
 #define CALLS 300
 
-struct counted {
-	struct kloop_call call; /* first */
-	int *called;
-};
-
 struct poster {
 	struct kloop_loop *loop;
-	struct counted calls[CALLS];
+	struct kt_counted_call calls[CALLS];
 	int *called;
 	int refused;
 };
-
-static void count_call(struct kloop_call *call)
-{
-	(*((struct counted *)call)->called)++;
-}
 
 static void *post_all(void *data)
 {
 	struct poster *poster = data;
 
 	for (int i = 0; i < CALLS; i++) {
-		poster->calls[i].call.call = count_call;
-		poster->calls[i].called = poster->called;
+		kt_counted_call_init(&poster->calls[i], poster->called);
 		poster->refused += kloop_loop_post(poster->loop, &poster->calls[i].call) < 0;
 		poster->refused += kloop_loop_get_features(poster->loop) == 0;
 		if (i % 10 == 0)

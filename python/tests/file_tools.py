@@ -2,12 +2,12 @@
 """For the tests of files: fixtures, and what must not be left behind."""
 
 import asyncio
-import os
 import threading
 
 import pytest
 
 import kloop
+from transport_tools import new_threads
 
 LONG = 60
 
@@ -19,11 +19,11 @@ def run(request):
 
     def run(main):
         async def watched():
-            threads = threading.active_count()
+            threads = threading.enumerate()
             try:
                 return await asyncio.wait_for(main, 4 * LONG)
             finally:
-                assert threading.active_count() == threads
+                assert not new_threads(threads)
                 assert asyncio.get_running_loop().stats()["in_flight"] <= 1
 
         return kloop.run(watched(), **options[request.param])
@@ -34,7 +34,3 @@ def run(request):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "file"
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))

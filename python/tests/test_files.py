@@ -13,7 +13,8 @@ import sys
 import pytest
 
 import kloop
-from file_tools import LONG, descriptors
+from file_tools import LONG
+from transport_tools import descriptors
 
 
 # ---- shape

@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 import kloop
-from file_tools import LONG, descriptors
+from file_tools import LONG
+from transport_tools import descriptors
 
 
 def test_concurrent_calls_take_turns(run, path):

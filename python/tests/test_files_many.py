@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import kloop
-from file_tools import descriptors
+from transport_tools import descriptors
 
 
 def test_ten_thousand_at_once(run, tmp_path):

@@ -26,7 +26,7 @@ import kloop
 from test_hard_callbacks import (
     BUFFERED_CALLBACKS, STREAM_CALLBACKS, Buffered, Datagram, Odd, Process, Stream, descriptors,
     every_callback, every_datagram_callback, loop_is_well, make, run)
-from transport_tools import tcp_pair, turns, until, wait
+from transport_tools import new_threads, tcp_pair, turns, until, wait
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 ERRORS = [ValueError, asyncio.CancelledError, KeyboardInterrupt, SystemExit, Odd]
@@ -76,7 +76,7 @@ def children():
 
 def outcome(factory, scenario):
     """What a program sees of scenario(loop), which returns more of it; the loop is well after it."""
-    before, threads, others = descriptors(), threading.active_count(), children()
+    before, threads, others = descriptors(), threading.enumerate(), children()
     loop = factory()
     errors, contexts, seen = [], [], []
     loop.set_exception_handler(lambda _, context: contexts.append(told(context)))
@@ -98,7 +98,7 @@ def outcome(factory, scenario):
     errors.clear()
     gc.collect()
     if isinstance(loop, kloop.Loop):
-        assert descriptors() == before and threading.active_count() == threads
+        assert descriptors() == before and not new_threads(threads)
     assert not children() - others
     return {"raised": raised, "handled": sorted(contexts), "seen": seen}
 

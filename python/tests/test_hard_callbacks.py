@@ -16,7 +16,8 @@ import sys
 import pytest
 
 import kloop
-from transport_tools import TIMEOUT, receive_all, tcp_pair, turns, unix_pair, until, wait
+from transport_tools import (
+    TIMEOUT, descriptors, receive_all, tcp_pair, turns, unix_pair, until, wait)
 
 pytestmark = pytest.mark.usefixtures("little_garbage")
 STREAM_CALLBACKS = ["connection_made", "data_received", "eof_received", "pause_writing",
@@ -168,10 +169,6 @@ async def loop_is_well(loop):
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def in_a_loop(case, factory=kloop.Loop):

@@ -22,14 +22,10 @@ import pytest
 import kloop
 from resolver_tools import NameServer, record, wire_name
 from test_hard_life import rss_bytes
-from transport_tools import in_thread, reset, turns, until, wait
+from transport_tools import descriptors, in_thread, reset, turns, until, wait
 
 CHURN = int(os.environ.get("KLOOP_CHURN", "2000"))
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "python"
-
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
 
 
 def run(loop, case, seconds=120):

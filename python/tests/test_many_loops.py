@@ -4,7 +4,6 @@
 import asyncio
 import inspect
 import json
-import os
 import subprocess
 import sys
 import textwrap
@@ -13,6 +12,7 @@ import threading
 import pytest
 
 import kloop
+from transport_tools import descriptors
 
 SCRIPT = """
 import asyncio, contextlib, gc, json, os, signal, sys, threading
@@ -124,14 +124,14 @@ def test_loops_in_threads():
             results.append(kloop.run(exchange()))
 
     kloop.run(exchange())
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
     assert results == [(1000, True, 1)] * 40
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_a_loop_that_moves():

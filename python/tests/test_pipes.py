@@ -13,7 +13,7 @@ import weakref
 import pytest
 
 import kloop
-from transport_tools import Recorder, in_thread, run, turns, until, wait
+from transport_tools import Recorder, descriptors, in_thread, run, turns, until, wait
 
 
 def pipe_pair():
@@ -528,10 +528,10 @@ def test_nothing_stays(loop):
         gc.collect()
         assert [ref() for ref in refs] == [None] * 4
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(5):
         run(loop, case())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_wrong_thread(kernel_loop):

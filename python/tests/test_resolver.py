@@ -13,7 +13,7 @@ import pytest
 
 import kloop
 from resolver_tools import cancel_when_asked, was_asked
-from transport_tools import run
+from transport_tools import new_threads, run
 
 STREAM, DGRAM, RAW = socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW
 
@@ -358,26 +358,27 @@ def test_limit_of_queries(dns_loop, name_server):
 
 
 def threads():
-    """Of Python, and of the process without the kernel's own, which do a ring's work."""
-    names = []
+    """Of the process, without the kernel's own, which do a ring's work."""
+    found = set()
     for task in os.listdir("/proc/self/task"):
         try:
             with open(f"/proc/self/task/{task}/comm") as file:
-                names.append(file.read())
+                if not file.read().startswith("iou-"):
+                    found.add(task)
         except OSError:  # one of the kernel's, that has just ended
             pass
-    return threading.active_count(), sum(not name.startswith("iou-") for name in names)
+    return found
 
 
 def test_no_thread(dns_loop):
     async def main():
-        before = threads()
+        before, pythons = threads(), threading.enumerate()
         for names in range(10):
             await asyncio.gather(*(
                 dns_loop.getaddrinfo(f"bulk{names}-{i}.test", 80) for i in range(50)),
                 dns_loop.getnameinfo(("192.0.2.1", 80)), dns_loop.resolver.query("test", "MX"),
                 dns_loop.getaddrinfo("many.test", 80))
-            assert threads() == before
+            assert not threads() - before and not new_threads(pythons)
 
     run(dns_loop, main())
     assert dns_loop._default_executor is None

@@ -14,7 +14,7 @@ import pytest
 
 import kloop
 from resolver_tools import LIMIT
-from transport_tools import run
+from transport_tools import descriptors, run
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.222", 80))]
 
@@ -304,10 +304,6 @@ loop.close()
 
 
 # ---- what is left behind ----------------------------------------------------------------
-
-def descriptors():
-    return len(os.listdir("/proc/self/fd"))
-
 
 def resident_kib():
     with open("/proc/self/statm") as file:

@@ -13,8 +13,8 @@ import pytest
 from conftest import is_kloop
 from tls_tools import run
 from transport_tools import (
-    Recorder, connected, in_thread, receive_all, receive_exactly, reset, turns, unix_pair,
-    until, wait)
+    Recorder, connected, descriptors, in_thread, receive_all, receive_exactly, reset, turns,
+    unix_pair, until, wait)
 
 import kloop
 
@@ -304,7 +304,7 @@ def test_file_closed_meanwhile(kernel_loop, file, message):
 
 def test_loop_closed_meanwhile(file):
     """A loop that ends in the middle: no call comes back, no descriptor stays."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     loop = kloop.Loop()
 
     async def case():
@@ -319,7 +319,7 @@ def test_loop_closed_meanwhile(file):
         gc.collect()
     peer.close()
     del loop, waiter
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 # ---- TLS ----------------------------------------------------------------------

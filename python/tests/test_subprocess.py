@@ -13,7 +13,7 @@ import warnings
 import pytest
 
 import kloop
-from transport_tools import run, turns, until, wait
+from transport_tools import descriptors, new_threads, run, turns, until, wait
 
 PIPE = subprocess.PIPE
 
@@ -289,11 +289,11 @@ def test_ignored_sigchld(kernel_loop, caplog):
 
 def test_not_found(loop):
     async def case():
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         with pytest.raises(FileNotFoundError):
             await asyncio.create_subprocess_exec("/no/such/program", stdin=PIPE, stdout=PIPE)
         await turns(3)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
     run(loop, case())
 
@@ -413,19 +413,19 @@ def test_hundreds(kernel_loop):
     async def case():
         tasks = [asyncio.ensure_future(one(i)) for i in range(300)]
         await until(lambda: len(started) == 300, 50)
-        assert threading.active_count() == threads
+        assert not new_threads(threads)
         assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
         everybody.set()
         assert await asyncio.gather(*tasks) == [i % 200 for i in range(300)]
 
-    threads = threading.active_count()
-    before = len(os.listdir("/proc/self/fd"))
+    threads = threading.enumerate()
+    before = descriptors()
     started = []
     everybody = asyncio.Event()
     kernel_loop.run_until_complete(asyncio.wait_for(case(), 120))
     started.clear()
     kernel_loop.run_until_complete(turns(5))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_other_threads():

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import os
 import socket
 import threading
 
@@ -185,6 +187,17 @@ def reset(sock):
 
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def descriptors():
+    """How many are open, when the garbage of earlier cases has closed its own."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def new_threads(before):
+    """Those that are not in before, a threading.enumerate(); one of an earlier case may end."""
+    return set(threading.enumerate()) - set(before)
 
 
 @contextlib.contextmanager

@@ -136,6 +136,18 @@ void kt_turn_until(struct kloop_loop *loop, const int *value, int target)
 	}
 }
 
+static void count_call(struct kloop_call *call)
+{
+	(*((struct kt_counted_call *)call)->called)++;
+}
+
+void kt_counted_call_init(struct kt_counted_call *counted, int *called)
+{
+	memset(counted, 0, sizeof(*counted));
+	counted->call.call = count_call;
+	counted->called = called;
+}
+
 void kt_turn_for(struct kloop_loop *loop, unsigned milliseconds)
 {
 	uint64_t end = kloop_now() + milliseconds * KT_MS;

@@ -101,6 +101,14 @@ uint64_t kt_slice(uint64_t timeout_ns);
 /* Turns until *value is at least target; the test fails after KT_PATIENCE_MS. */
 void kt_turn_until(struct kloop_loop *loop, const int *value, int target);
 
+/* A call to post that counts in *called. */
+struct kt_counted_call {
+	struct kloop_call call; /* first */
+	int *called;
+};
+
+void kt_counted_call_init(struct kt_counted_call *counted, int *called);
+
 /* Turns for so long, whatever happens. */
 void kt_turn_for(struct kloop_loop *loop, unsigned milliseconds);
 
