@@ -193,6 +193,15 @@ int kl_tls_note_failure(struct kloop_tls *tls, int error)
 	return tls->error;
 }
 
+int kl_tls_note_refusal(struct kloop_tls *tls)
+{
+	/* The peer's end inside a record; the records before it have been read. */
+	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls))
+		return kl_tls_note_failure(tls, tls->raw_error < 0 ? tls->raw_error
+								   : KLOOP_ERROR_TLS_TRUNCATED);
+	return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);
+}
+
 long kloop_tls_get_verify_result(const struct kloop_tls *tls)
 {
 	return tls ? SSL_get_verify_result(tls->ssl) : X509_V_ERR_UNSPECIFIED;

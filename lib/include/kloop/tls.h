@@ -488,8 +488,9 @@ KLOOP_EXPORT int kloop_tls_get_ktls(const struct kloop_tls *tls,
  * request_peer: ask the peer to renew its own.
  *
  * Returns: 0; -EOPNOTSUPP for TLS 1.2, or if the kernel encrypts and cannot
- * take a new key (before Linux 6.14); -EALREADY while one is under way;
- * -ENOTCONN before the handshake; -ESTALE.
+ * take a new key (before Linux 6.14); -EALREADY while one is under way, or a
+ * ticket of the peer's that has come in part; -ENOTCONN before the handshake;
+ * -ESTALE.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_tls_update_keys(struct kloop_tls *tls, bool request_peer) KLOOP_MUST_CHECK;
