@@ -171,6 +171,9 @@ void kt_socketpair(int fds[2]);
 /* A TCP socket that listens on loopback; *ret_port in host order. */
 int kt_listen(int backlog, uint16_t *ret_port);
 
+/* One whose backlog is full, by fillers, so that a connect waits. */
+int kt_full_listener(uint16_t *ret_port, int fillers[4]);
+
 /* A connected TCP pair over loopback. */
 void kt_tcp_pair(int fds[2]);
 

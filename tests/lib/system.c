@@ -50,6 +50,21 @@ int kt_listen(int backlog, uint16_t *ret_port)
 	return fd;
 }
 
+int kt_full_listener(uint16_t *ret_port, int fillers[4])
+{
+	struct sockaddr_in address = { .sin_family = AF_INET };
+	int listener = kt_listen(0, ret_port);
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	address.sin_port = htons(*ret_port);
+	for (int i = 0; i < 4; i++) {
+		fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (connect(fillers[i], (struct sockaddr *)&address, sizeof(address)) < 0)
+			ck_assert_int_eq(errno, EINPROGRESS);
+	}
+	return listener;
+}
+
 void kt_tcp_pair(int fds[2])
 {
 	struct sockaddr_in address = { .sin_family = AF_INET };
