@@ -281,6 +281,10 @@ START_TEST(nobody_listens)
 	options = kt_resolver_options(NULL, (struct kt_dns *[]){ &gone }, 1);
 	use(options);
 	ck_assert_str_eq(resolve("www.test"), "KLOOP_ERROR_DNS_AGAIN");
+	/* Of two questions sent together the second meets the first one's refusal. */
+	ck_assert_str_eq(kt_resolve(loop, resolver, "www.test", AF_UNSPEC),
+			 "KLOOP_ERROR_DNS_AGAIN");
+	ck_assert_uint_eq(STAT(timeouts), 0);
 }
 END_TEST
 

@@ -278,6 +278,81 @@ START_TEST(one_descriptor_more_each_time)
 }
 END_TEST
 
+/*
+ * A socket of the other family, which lies idle, is no help to a query that has
+ * none: it waits like others, instead of trying without end.
+ */
+START_TEST(no_descriptor_of_the_family)
+{
+	struct kloop_address silent6 = { .length = sizeof(struct sockaddr_in6) };
+	socklen_t length = sizeof(silent6.u.ip6);
+	int silent = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct addrinfo hints = { .ai_family = AF_INET };
+	struct kt_lookup lookups[2];
+	struct rlimit limit, less;
+
+	memset(&silent6.u, 0, sizeof(silent6.u));
+	silent6.u.ip6.sin6_family = AF_INET6;
+	silent6.u.ip6.sin6_addr = in6addr_loopback;
+	ck_assert_int_eq(bind(silent, &silent6.u.any, length), 0);
+	ck_assert_int_eq(getsockname(silent, &silent6.u.any, &length), 0);
+	ck_assert_int_eq(kloop_resolver_options_add_server(options, &silent6, KLOOP_DNS_UDP), 0);
+	add_clear();
+	use();
+	/* The second server answers in the first one's place; its socket is kept. */
+	check_www();
+	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (int i = 0; i < 2; i++) {
+		less = limit;
+		less.rlim_cur = i == 0 ? limit.rlim_cur : 0;
+		ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &less), 0);
+		kt_lookup_init(&lookups[i]);
+		kt_lookup_start(&lookups[i], resolver, i == 0 ? "a.many.test" : "b.many.test", NULL,
+				&hints);
+	}
+	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kt_lookup_wait(&lookups[i], loop), 0);
+		kt_lookup_clear(&lookups[i]);
+	}
+	kt_close(silent);
+}
+END_TEST
+
+/* ---- what others wait for ------------------------------------------------------------------ */
+
+/* Of the second family nothing is heard. */
+static int answer_ip4(struct kt_dns *server, const struct kt_question *question, uint8_t *wire)
+{
+	(void)server;
+	(void)wire;
+	return question->type == 28 ? 0 : -1;
+}
+
+/* Who asks for what has an answer already does not wait for what others still wait for. */
+START_TEST(not_joined_to_what_is_answered)
+{
+	struct addrinfo hints = { .ai_family = AF_INET };
+	struct kt_lookup both, one;
+
+	add_clear();
+	use();
+	clear.hook = answer_ip4;
+	kt_lookup_init(&both);
+	kt_lookup_init(&one);
+	kt_lookup_stream(&both, resolver, "www.test", NULL, NULL);
+	kt_turn_until(loop, &both.parts, 1);
+	kt_lookup_start(&one, resolver, "www.test", NULL, &hints);
+	ck_assert_int_eq(kt_lookup_wait(&one, loop), 0);
+	ck_assert_int_eq(both.done, 0);
+	kloop_resolver_close(resolver);
+	resolver = NULL;
+	ck_assert_int_eq(kt_lookup_wait(&both, loop), -ECANCELED);
+	kt_lookup_clear(&both);
+	kt_lookup_clear(&one);
+}
+END_TEST
+
 /* ---- memory -------------------------------------------------------------------------------- */
 
 START_TEST(each_allocation_fails_once)
@@ -439,6 +514,8 @@ int main(void)
 	tcase = kt_case(suite, "want", 240);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);
 	tcase_add_loop_test(tcase, one_descriptor_more_each_time, 0, 3);
+	tcase_add_test(tcase, no_descriptor_of_the_family);
+	tcase_add_test(tcase, not_joined_to_what_is_answered);
 	tcase_add_loop_test(tcase, each_allocation_fails_once, 0, 3);
 	tcase = kt_case(suite, "long", 240);
 	tcase_add_checked_fixture(tcase, set_up, tear_down);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -410,6 +411,125 @@ START_TEST(a_child_returns_from_a_callback)
 }
 END_TEST
 
+static struct kloop_call calls[3];
+static int call_order[3], call_count;
+
+static void note_call(struct kloop_call *call)
+{
+	call_order[call_count++] = (int)(call - calls);
+	if (call == &calls[0]) {
+		/* Behind those that wait. */
+		ck_assert_int_eq(kloop_loop_post(w.loop, &calls[2]), 0);
+		child = fork();
+		ck_assert_int_ge(child, 0);
+	}
+}
+
+/* What is posted behind it is its parent's, too, until it frees the loop. */
+START_TEST(a_child_returns_from_a_posted_call)
+{
+	int r = 0, status;
+
+	w.loop = kt_loop_on_rung(_i);
+	child = -1;
+	call_count = 0;
+	for (int i = 0; i < 3; i++)
+		calls[i].call = note_call;
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(kloop_loop_post(w.loop, &calls[i]), 0);
+	while (child < 0)
+		r = kloop_loop_turn(w.loop, KT_MS);
+	if (child == 0) {
+		KT_CHILD_CHECK(r == -ECHILD && call_count == 1);
+		KT_CHILD_CHECK(kloop_loop_free(w.loop) == 0);
+		KT_CHILD_CHECK(call_count == 3 && call_order[1] == 1 && call_order[2] == 2);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	kt_turn_until(w.loop, &call_count, 3);
+	ck_assert(call_order[1] == 1 && call_order[2] == 2);
+	kt_loop_free(w.loop);
+	ck_assert_int_eq(call_count, 3);
+}
+END_TEST
+
+static int signals_seen;
+
+static void fork_at_signal(struct kloop_signal *watcher, int number, void *data)
+{
+	(void)watcher;
+	(void)number;
+	(void)data;
+	signals_seen++;
+	if (child < 0)
+		child = fork();
+	ck_assert_int_ge(child, 0);
+}
+
+START_TEST(a_child_returns_from_a_signal)
+{
+	struct kloop_loop *loop = kt_loop_on_rung(_i);
+	struct kloop_signal *watchers[2];
+	int r = 0, status;
+
+	child = -1;
+	signals_seen = 0;
+	for (int i = 0; i < 2; i++)
+		ck_assert_int_eq(kloop_signal_new(loop, SIGUSR1, fork_at_signal, NULL, &watchers[i]),
+				 0);
+	ck_assert_int_eq(raise(SIGUSR1), 0);
+	while (child < 0)
+		r = kloop_loop_turn(loop, KT_MS);
+	if (child == 0) {
+		KT_CHILD_CHECK(r == -ECHILD && signals_seen == 1);
+		KT_CHILD_CHECK(kloop_loop_free(loop) == 0 && signals_seen == 1);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(signals_seen, 2);
+	kt_loop_free(loop);
+}
+END_TEST
+
+static void fork_once(struct kt_op *op)
+{
+	(void)op;
+	child = fork();
+	ck_assert_int_ge(child, 0);
+}
+
+/* Completions that no ring brings: of calls that were made in place of operations. */
+START_TEST(a_child_returns_from_a_plain_completion)
+{
+	struct kloop_loop *loop = kt_loop_without(KLOOP_FEATURE_FTRUNCATE);
+	struct kt_op ops[3];
+	int r = 0, status;
+
+	child = -1;
+	for (size_t i = 0; i < KT_COUNT(ops); i++) {
+		kt_op_init(&ops[i]);
+		ck_assert_int_eq(kloop_op_ftruncate(loop, &ops[i].op, -1, 0), 0);
+	}
+	ops[0].then = fork_once;
+	while (child < 0)
+		r = kloop_loop_turn(loop, KT_MS);
+	if (child == 0) {
+		KT_CHILD_CHECK(r == -ECHILD && ops[0].last == 1);
+		KT_CHILD_CHECK(ops[1].completions + ops[2].completions == 0);
+		KT_CHILD_CHECK(kloop_loop_free(loop) == 0);
+		KT_CHILD_CHECK(ops[1].last == 1 && ops[2].last == 1);
+		_exit(0);
+	}
+	ck_assert_int_eq(waitpid(child, &status, 0), child);
+	ck_assert_int_eq(status, 0);
+	ck_assert_int_eq(kt_op_wait(loop, &ops[2]), -EBADF);
+	ck_assert_int_eq(ops[1].last, 1);
+	kt_loop_free(loop);
+}
+END_TEST
+
 static Suite *fork_suite(void)
 {
 	Suite *suite = suite_create("fork");
@@ -418,6 +538,9 @@ static Suite *fork_suite(void)
 	tcase_add_loop_test(ends, everything_is_freed_in_a_child, 0, KT_RUNGS);
 	tcase_add_loop_test(ends, a_child_frees_inside, 0, KT_RUNGS);
 	tcase_add_loop_test(ends, a_child_returns_from_a_callback, 0, KT_RUNGS);
+	tcase_add_loop_test(ends, a_child_returns_from_a_posted_call, 0, KT_RUNGS);
+	tcase_add_loop_test(ends, a_child_returns_from_a_signal, 0, KT_RUNGS);
+	tcase_add_test(ends, a_child_returns_from_a_plain_completion);
 	return suite;
 }
 

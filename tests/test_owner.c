@@ -203,6 +203,51 @@ START_TEST(timers_survive_a_take_over)
 }
 END_TEST
 
+/*
+ * The new ring is refused: what is submitted meanwhile waits for one, or for the
+ * loop's end; and the next attempt may succeed.
+ */
+START_TEST(a_take_over_may_be_tried_again)
+{
+	bool ends = _i >= KT_RUNGS;
+	struct relay relay = { .loop = kt_loop_on_rung(_i % KT_RUNGS) };
+	struct kt_op nop, receive;
+
+	kt_socketpair(relay.fds);
+	kt_on_thread(relay_leave_in_flight, &relay);
+	ck_assert_int_eq(setenv("KLOOP_IO_URING", "0", 1), 0);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kloop_loop_turn(relay.loop, 0), KLOOP_ERROR_RING_OFF);
+		ck_assert_int_eq(kloop_loop_adopt(relay.loop), KLOOP_ERROR_RING_OFF);
+		ck_assert_int_eq(kloop_loop_submit(relay.loop), 0);
+	}
+	kt_op_init(&nop);
+	kt_op_init(&receive);
+	KT_ACCEPTED(kloop_op_nop(relay.loop, &nop.op));
+	ck_assert_int_eq(kloop_pool_new(relay.loop, 4, 256, &relay.pool), 0);
+	KT_ACCEPTED(kloop_op_recv_multishot(relay.loop, &receive.op, relay.fds[0], relay.pool));
+	ck_assert(kloop_loop_is_ready(relay.loop));
+	ck_assert_int_eq(unsetenv("KLOOP_IO_URING"), 0);
+	if (!ends) {
+		ck_assert_int_eq(kt_op_wait(relay.loop, &relay.in_flight), -ECANCELED);
+		ck_assert_int_eq(kt_op_wait(relay.loop, &nop), 0);
+		ck_assert_int_eq(write(relay.fds[1], "abc", 3), 3);
+		kt_turn_until(relay.loop, &receive.completions, 1);
+		ck_assert_int_eq(receive.result, 3);
+		ck_assert_uint_ne(receive.flags & KLOOP_OP_MORE, 0);
+	}
+	kt_loop_free(relay.loop);
+	ck_assert_int_eq(relay.in_flight.last, 1);
+	ck_assert_int_eq(nop.last, 1);
+	ck_assert_int_eq(receive.last, 1);
+	ck_assert_int_eq(receive.result, -ECANCELED);
+	if (ends)
+		ck_assert_int_eq(nop.result, -ECANCELED);
+	kt_close(relay.fds[0]);
+	kt_close(relay.fds[1]);
+}
+END_TEST
+
 static void *receive_there(void *data)
 {
 	struct relay *relay = data;
@@ -678,6 +723,7 @@ static Suite *owner_suite(void)
 	tcase_add_test(threads, made_here_turned_there);
 	tcase_add_test(threads, a_thread_takes_over);
 	tcase_add_test(threads, a_thread_takes_over_below);
+	tcase_add_loop_test(threads, a_take_over_may_be_tried_again, 0, 2 * KT_RUNGS);
 	tcase_add_test(threads, timers_survive_a_take_over);
 	tcase_add_loop_test(threads, a_taken_over_receive_loses_nothing, 0, KT_RUNGS);
 	tcase_add_loop_test(threads, a_taken_over_loop_delivers_what_was_done, 0, KT_RUNGS);

@@ -176,6 +176,51 @@ START_TEST(free_with_a_full_queue)
 }
 END_TEST
 
+static void *wake_after_a_while(void *data)
+{
+	kt_sleep_ms(20);
+	ck_assert_int_eq(kloop_loop_wake(data), 0);
+	return NULL;
+}
+
+/*
+ * What watches for wake-ups is submitted as the last before the wait: if it finds
+ * the queue full, which a polling thread that sleeps does not empty at once, the
+ * loop must not wait without it.
+ */
+START_TEST(a_full_queue_loses_no_wake)
+{
+	struct kloop_loop *loop = sized(_i, 1, 1);
+	struct kt_timer guard;
+	int fds[2];
+
+	kt_pipe(fds);
+	kt_turn(loop, 0);
+	kt_timer_init(&guard);
+	ck_assert_int_eq(kloop_timer_start(loop, &guard.timer,
+					   kloop_now() + KT_PATIENCE_MS * KT_MS),
+			 0);
+	init_ops(8);
+	for (int i = 0; i < 8; i++) {
+		pthread_t thread;
+
+		/* The polling thread falls asleep. */
+		kt_sleep_ms(30);
+		KT_ACCEPTED(kloop_op_poll(loop, &ops[i].op, fds[0], POLLIN));
+		thread = kt_thread(wake_after_a_while, loop);
+		kt_turn(loop, KLOOP_FOREVER);
+		kt_join(thread);
+		kt_turn(loop, 0);
+		ck_assert_int_eq(guard.fired, 0);
+	}
+	ck_assert_int_eq(done_count, 0);
+	kt_loop_free(loop);
+	check_all_done(8);
+	kt_close(fds[0]);
+	kt_close(fds[1]);
+}
+END_TEST
+
 /* ---- the completion queue overflows ----------------------------------- */
 
 START_TEST(many_events_at_once)
@@ -321,6 +366,7 @@ static Suite *queue_suite(void)
 	tcase_add_loop_test(full, cancel_what_waits_outside_the_queue, 0, KT_RUNGS);
 	tcase_add_loop_test(full, callbacks_overfill_the_queue, 0, KT_RUNGS);
 	tcase_add_loop_test(full, free_with_a_full_queue, 0, KT_RUNGS);
+	kt_add_sleeping_test(full, a_full_queue_loses_no_wake, 0, KT_RUNGS);
 	tcase_add_test(full, submit_before_the_turn);
 	tcase_add_loop_test(full, close_happens_in_any_case, 0, KT_RUNGS);
 

@@ -16,6 +16,7 @@ struct seen {
 	int count;
 	bool free_itself;
 	struct seen *free_other;
+	struct kloop_loop *loop; /* to stop */
 };
 
 static void on_signal(struct kloop_signal *watcher, int number, void *data)
@@ -33,12 +34,17 @@ static void on_signal(struct kloop_signal *watcher, int number, void *data)
 		kloop_signal_free(watcher);
 }
 
-static void watch(struct kloop_loop *loop, struct seen *seen, int number)
+static void watch_with(struct kloop_loop *loop, struct seen *seen, int number, kloop_signal_fn *fn)
 {
 	memset(seen, 0, sizeof(*seen));
 	seen->number = number;
-	ck_assert_int_eq(kloop_signal_new(loop, number, on_signal, seen, &seen->watcher), 0);
+	ck_assert_int_eq(kloop_signal_new(loop, number, fn, seen, &seen->watcher), 0);
 	ck_assert_ptr_nonnull(seen->watcher);
+}
+
+static void watch(struct kloop_loop *loop, struct seen *seen, int number)
+{
+	watch_with(loop, seen, number, on_signal);
 }
 
 static sighandler_t current_handler(int number)
@@ -90,6 +96,54 @@ START_TEST(a_signal_ends_the_wait)
 	}
 	ck_assert_uint_lt(kloop_now() - start, KT_PATIENCE_MS * KT_MS);
 	kloop_signal_free(seen.watcher);
+	kt_loop_free(loop);
+}
+END_TEST
+
+static void raise_another(struct kloop_signal *watcher, int number, void *data)
+{
+	on_signal(watcher, number, data);
+	ck_assert_int_eq(raise(SIGUSR2), 0);
+}
+
+static void stop_at_two(struct kloop_signal *watcher, int number, void *data)
+{
+	struct seen *seen = data;
+
+	(void)watcher;
+	ck_assert_int_eq(number, SIGUSR2);
+	/* It raises itself as well. */
+	if (++seen->count == 1)
+		ck_assert_int_eq(raise(SIGUSR2), 0);
+	else
+		kloop_loop_stop(seen->loop);
+}
+
+static void give_up(struct kt_timer *timer)
+{
+	kloop_loop_stop(timer->data);
+}
+
+/* It comes when its watcher was asked already, and is not left to what wakes the loop next. */
+START_TEST(a_signal_during_the_delivery)
+{
+	struct kloop_loop *loop = kt_loop_on_rung(_i);
+	struct seen one, two = { .loop = loop };
+	struct kt_timer guard;
+
+	watch_with(loop, &one, SIGUSR1, raise_another);
+	ck_assert_int_eq(kloop_signal_new(loop, SIGUSR2, stop_at_two, &two, &two.watcher), 0);
+	kt_timer_init(&guard);
+	guard.then = give_up;
+	guard.data = loop;
+	ck_assert_int_eq(kloop_timer_start(loop, &guard.timer,
+					   kloop_now() + KT_PATIENCE_MS * KT_MS),
+			 0);
+	ck_assert_int_eq(raise(SIGUSR1), 0);
+	ck_assert_int_eq(kloop_loop_run(loop), 0);
+	ck_assert_int_eq(guard.fired, 0);
+	ck_assert_int_eq(one.count, 1);
+	ck_assert_int_eq(two.count, 2);
 	kt_loop_free(loop);
 }
 END_TEST
@@ -405,6 +459,7 @@ static Suite *signal_suite(void)
 
 	tcase_add_loop_test(deliver, a_signal_is_delivered, 0, KT_RUNGS);
 	kt_add_sleeping_test(deliver, a_signal_ends_the_wait, 0, KT_RUNGS);
+	tcase_add_loop_test(deliver, a_signal_during_the_delivery, 0, KT_RUNGS);
 	tcase_add_test(deliver, each_watcher_gets_its_own);
 	tcase_add_test(deliver, several_loops_watch_one_signal);
 	kt_add_sleeping_test(deliver, loops_of_other_threads_get_it, 0, 1);

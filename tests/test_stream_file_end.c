@@ -238,6 +238,39 @@ START_TEST(cancelled_behind)
 }
 END_TEST
 
+/*
+ * Cancelled when its last step is done and not told yet, also one that found the
+ * socket full: the file does not wait for room then.
+ */
+START_TEST(cancelled_between_steps)
+{
+	for (int turns = 1; turns < 12; turns++) {
+		struct kloop_loop *loop = kt_mode_loop(_i);
+		int fds[2], fd = kt_file_make(8 * MIB);
+		struct kt_stream out;
+		struct kt_sent sent;
+
+		kt_pair(KT_LOCAL, fds);
+		ck_assert_int_eq(fcntl(fds[0], F_SETFL, O_NONBLOCK), 0);
+		kt_stream_open(&out, loop, fds[0], 0);
+		ck_assert_int_eq(kt_send_file(&out, fd, 0, KLOOP_FILE_END,
+					   KLOOP_SEND_FILE_ZERO_COPY, &sent),
+				 0);
+		for (int i = 0; i < turns; i++) {
+			kt_turn(loop, 0);
+			kt_sleep_ms(2);
+		}
+		ck_assert_int_eq(kt_cancel_file(&sent), 0);
+		kt_turn_until(loop, &sent.done, 1);
+		ck_assert_int_eq(sent.status, -ECANCELED);
+		kt_stream_abort(&out);
+		kt_close(fds[1]);
+		kt_close(fd);
+		kt_loop_free(loop);
+	}
+}
+END_TEST
+
 /* ---- another thread ---------------------------------------------------- */
 
 struct moving {
@@ -389,6 +422,8 @@ int main(void)
 	tcase_add_loop_test(tcase, cancelled, 0, ALL);
 	tcase_add_loop_test(tcase, cancelled_behind, 0, ALL);
 	tcase_add_loop_test(tcase, adopted, 0, KT_MODES);
+	tcase = kt_case(suite, "steps", 60);
+	tcase_add_loop_test(tcase, cancelled_between_steps, 0, KT_MODES);
 	tcase = kt_case(suite, "memory", 120);
 	tcase_add_loop_test(tcase, no_memory, 0, 4);
 	tcase_add_test(tcase, no_memory_to_read);

@@ -365,6 +365,10 @@ START_TEST(clients_are_verified)
 	} else {
 		ck_assert_int_eq(pair.server_result, KLOOP_ERROR_TLS_VERIFY);
 		ck_assert_int_eq(pair.client_result, KLOOP_ERROR_TLS_ALERT);
+		/* In words, also what SSL_alert_desc_string_long(3) has none for. */
+		if (certificate == NO_CERTIFICATE && maximum == KLOOP_TLS_1_3)
+			ck_assert_ptr_nonnull(strstr(kloop_tls_get_error_text(pair.client),
+						     "certificate required"));
 	}
 }
 END_TEST

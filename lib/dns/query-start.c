@@ -27,16 +27,22 @@ static struct kl_query *find(struct kloop_resolver *resolver, const struct kl_co
 	struct kl_query *query = *kl_query_bucket(resolver, like->hash);
 
 	for (; query; query = query->next) {
-		bool all = true;
+		bool all = true, open = false;
 
 		if (query->hash != like->hash || query->config != config ||
 		    query->flags != like->flags || query->name_bytes != like->name_bytes ||
 		    query->pending == 0 ||
 		    !kl_same_text(query->name, like->name, like->name_bytes))
 			continue;
-		for (unsigned i = 0; i < like->count; i++)
-			all = all && kl_query_find(query, like->questions[i].type);
-		if (all)
+		/* What it has an answer to that is not kept would wait for its other question. */
+		for (unsigned i = 0; i < like->count; i++) {
+			const struct kl_question *question =
+				kl_query_find(query, like->questions[i].type);
+
+			all = all && question;
+			open = open || (question && !question->done);
+		}
+		if (all && open)
 			return query;
 	}
 	return NULL;

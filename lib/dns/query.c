@@ -46,6 +46,9 @@ static void start_waiting(struct kloop_resolver *resolver)
 		resolver->stats.waiting--;
 		resolver->active++;
 		kl_query_advance(query);
+		/* What lies idle was of no use to it: it waits, and the others behind it. */
+		if (resolver->waiting == query)
+			return;
 	}
 }
 

@@ -258,7 +258,7 @@ static void step_done(struct kloop_op *op, int32_t result, uint32_t flags)
 		result = -EINTR;
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_WRITE;
-	if (sends && result == -EAGAIN) {
+	if (sends && result == -EAGAIN && !file->cancelled) {
 		/* splice(2) does not wait if the socket has O_NONBLOCK. */
 		if (!kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
 			begin_step(stream, file, FILE_WAIT);

@@ -165,6 +165,19 @@ static bool all_loose(const struct kloop_loop *loop)
 	return true;
 }
 
+/* A ring in place of one that is gone, with all pools or not at all: this may be tried again. */
+static int renew_ring(struct kloop_loop *loop)
+{
+	int ret = kl_ring_open(loop);
+
+	if (ret < 0)
+		return ret;
+	ret = kl_pools_register(loop);
+	if (ret < 0)
+		kl_ring_close(loop);
+	return ret;
+}
+
 int kloop_loop_adopt(struct kloop_loop *loop)
 {
 	const void *self = kl_thread_token();
@@ -187,9 +200,9 @@ int kloop_loop_adopt(struct kloop_loop *loop)
 		abandon_ring(loop);
 		loop->inside = false;
 		loop->bound = false;
-		ret = kl_ring_open(loop);
-		if (ret == 0)
-			ret = kl_pools_register(loop);
+	}
+	if (!loop->ring_open) {
+		ret = renew_ring(loop);
 		if (ret < 0)
 			return ret;
 	}

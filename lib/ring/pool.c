@@ -139,7 +139,8 @@ static int new_pool(struct kloop_loop *loop, unsigned count, unsigned used, size
 	ret = pool->lent_bits != NULL ? map(pool) : -ENOMEM;
 	if (ret == 0)
 		ret = pick_group(loop, &pool->group);
-	if (ret == 0)
+	/* Without a ring, since no new one could be made: with the next. */
+	if (ret == 0 && loop->ring_open)
 		ret = enlist(pool);
 	if (ret < 0) {
 		release(pool);

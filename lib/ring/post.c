@@ -88,6 +88,28 @@ int kloop_loop_post(struct kloop_loop *loop, struct kloop_call *call)
 	return kloop_loop_wake(loop);
 }
 
+/* Calls that were taken and not made, the oldest first: before all that came meanwhile. */
+static void put_back(struct kloop_loop *loop, struct kloop_call *oldest)
+{
+	_Atomic(struct kloop_call *) *posted = &loop->posted;
+	struct kloop_call *newer = atomic_exchange_explicit(posted, NULL, memory_order_acquire);
+	struct kloop_call *newest = NULL;
+	struct kloop_call *last = newer;
+
+	while (oldest != NULL) {
+		struct kloop_call *next = oldest->next;
+
+		oldest->next = newest;
+		newest = oldest;
+		oldest = next;
+	}
+	while (last != NULL && last->next != NULL)
+		last = last->next;
+	if (last != NULL)
+		last->next = newest;
+	atomic_store_explicit(posted, newer != NULL ? newer : newest, memory_order_release);
+}
+
 /* Call what was posted, in its order. */
 int kl_posts_run(struct kloop_loop *loop)
 {
@@ -114,6 +136,11 @@ int kl_posts_run(struct kloop_loop *loop)
 		call->next = NULL;
 		count++;
 		call->call(call);
+		/* A child that returns from a call leaves the others to its parent, or to the end. */
+		if (kl_loop_is_elsewhere(loop)) {
+			put_back(loop, oldest);
+			break;
+		}
 	}
 	return count;
 }

@@ -171,6 +171,8 @@ int kl_signals_deliver(struct kloop_loop *loop)
 		watcher->seen = now;
 		count++;
 		watcher->fn(watcher, watcher->number, watcher->data);
+		if (kl_loop_is_elsewhere(loop))
+			break;
 	}
 	loop->delivering_signals = false;
 	if (count == 0)

@@ -43,7 +43,8 @@ struct io_uring_sqe *kl_sqe_get(struct kloop_loop *loop)
 {
 	struct io_uring_sqe *sqe;
 
-	if (loop->backlog_count == 0) {
+	/* Without a ring, since no new one could be made, what is submitted waits for one. */
+	if (loop->backlog_count == 0 && loop->ring_open) {
 		sqe = io_uring_get_sqe(&loop->ring);
 		if (sqe != NULL)
 			return sqe;

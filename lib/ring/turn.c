@@ -22,9 +22,24 @@ static bool completions_there(const struct kloop_loop *loop)
 
 bool kloop_loop_is_ready(const struct kloop_loop *loop)
 {
-	return completions_there(loop) || kernel_has_work(loop) ||
-	       io_uring_sq_ready(&loop->ring) != 0 || loop->backlog_count != 0 ||
+	return completions_there(loop) ||
+	       (loop->ring_open &&
+		(kernel_has_work(loop) || io_uring_sq_ready(&loop->ring) != 0)) ||
+	       loop->backlog_count != 0 ||
 	       loop->front.defers != NULL || atomic_load_explicit(&loop->woken, memory_order_relaxed);
+}
+
+/* Those that follow on op, and are not dispatched: before all that came meanwhile. */
+static void put_back_synthetic(struct kloop_loop *loop, struct kloop_op *op)
+{
+	struct kloop_op **link = &op;
+
+	while (*link != NULL)
+		link = &(*link)->next;
+	*link = loop->synthetic;
+	if (loop->synthetic == NULL)
+		loop->synthetic_tail = link;
+	loop->synthetic = op;
 }
 
 /* Completions whose ring is gone. */
@@ -44,6 +59,10 @@ static int dispatch_synthetic(struct kloop_loop *loop)
 			count++;
 		op->complete(op, result, 0);
 		op = next;
+		if (op != NULL && kl_loop_is_elsewhere(loop)) {
+			put_back_synthetic(loop, op);
+			break;
+		}
 	}
 	return count;
 }
@@ -80,8 +99,11 @@ int kl_dispatch(struct kloop_loop *loop)
 	struct kl_completion completion;
 	int count = 0;
 
-	if (loop->synthetic != NULL)
+	if (loop->synthetic != NULL) {
 		count += dispatch_synthetic(loop);
+		if (kl_loop_is_elsewhere(loop))
+			return count;
+	}
 	while (ready-- != 0 && take_completion(loop, &completion)) {
 		uint64_t user_data = completion.user_data;
 		struct kloop_op *op = (struct kloop_op *)(uintptr_t)user_data;
@@ -130,11 +152,30 @@ static bool spin(struct kloop_loop *loop, uint64_t until)
 	return false;
 }
 
-static int sleep_in_kernel(struct kloop_loop *loop, uint64_t now, uint64_t until)
+/*
+ * Have the ring watch for wake-ups. A wait must not begin while that is in the backlog,
+ * because the queue was full and the kernel did not empty it at once: a polling thread
+ * takes its time. Returns: whether to wait, or a negative errno.
+ */
+static int prepare_wait(struct kloop_loop *loop)
 {
 	int ret = kl_wake_arm(loop);
 
+	if (ret < 0 || loop->backlog_count == 0)
+		return ret < 0 ? ret : 1;
+	ret = kl_submit(loop, true);
 	if (ret < 0)
+		return ret;
+	(void)io_uring_sqring_wait(&loop->ring);
+	kl_backlog_flush(loop);
+	return loop->backlog_count == 0;
+}
+
+static int sleep_in_kernel(struct kloop_loop *loop, uint64_t now, uint64_t until)
+{
+	int ret = prepare_wait(loop);
+
+	if (ret <= 0)
 		return ret;
 	if (loop->before_wait != NULL)
 		loop->before_wait(loop->before_wait_data);
@@ -253,10 +294,14 @@ static int turn(struct kloop_loop *loop, uint64_t timeout_ns, bool until_idle)
 	count = kl_dispatch(loop);
 	if (!kl_loop_is_elsewhere(loop))
 		count += kl_timers_expire(loop);
-	if (loop->signals != NULL && !kl_loop_is_elsewhere(loop))
-		count += kl_signals_deliver(loop);
 	if (!kl_loop_is_elsewhere(loop))
 		count += kl_posts_run(loop);
+	/*
+	 * After the posts, which forget that a wake-up came: that of a signal would be
+	 * forgotten with it if its watcher had been asked before.
+	 */
+	if (loop->signals != NULL && !kl_loop_is_elsewhere(loop))
+		count += kl_signals_deliver(loop);
 	return leave(loop, ret, count);
 }
 

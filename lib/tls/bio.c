@@ -18,6 +18,8 @@
 /* Arrived bytes that are kept before the handshake is done: beyond it something is wrong. */
 #define KEPT_MAX ((size_t)1 << 20)
 #define KEPT_MIN ((size_t)1024)
+/* About what a control record takes while it waits. */
+#define CONTROL_BYTES 1024
 
 static BIO_METHOD *method;
 static pthread_once_t method_once = PTHREAD_ONCE_INIT;
@@ -85,6 +87,14 @@ int kl_tls_keep_rest(struct kloop_tls *tls)
 	return r;
 }
 
+void kl_tls_drop_input(struct kloop_tls *tls)
+{
+	tls->in = NULL;
+	tls->in_bytes = 0;
+	kl_free(tls->kept.data);
+	tls->kept = (struct kl_tls_kept){ 0 };
+}
+
 static size_t read_kept(struct kl_tls_kept *kept, void *buffer, size_t bytes)
 {
 	size_t have = kept->end - kept->head;
@@ -138,7 +148,7 @@ static size_t send_now(struct kloop_tls *tls, const char *data, size_t bytes)
 	struct kloop_stream *stream = tls->stream;
 	ssize_t sent;
 
-	if (!tls->out_now || tls->out || tls->out_error < 0)
+	if (!tls->out_now || tls->out)
 		return 0;
 	tls->out_now = false;
 	sent = send(stream->fd, data, bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -148,6 +158,16 @@ static size_t send_now(struct kloop_tls *tls, const char *data, size_t bytes)
 	if (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)
 		return 0;
 	kl_stream_fail(stream, -errno);
+	return bytes;
+}
+
+size_t kl_tls_count_output(const struct kloop_tls *tls)
+{
+	size_t bytes = tls->out ? kl_batch_count_bytes(tls->out) : 0;
+	const struct kl_batch *batch;
+
+	for (batch = tls->controls; batch; batch = kl_batch_get_next(batch))
+		bytes += CONTROL_BYTES + kl_batch_count_bytes(batch);
 	return bytes;
 }
 

@@ -11,6 +11,8 @@
 #define GATHER_MAX ((size_t)8 << 10)
 /* From here on a record that is all there is to send is not copied, but sent at once. */
 #define SEND_NOW_MIN ((size_t)2 << 10)
+/* What OpenSSL answers by itself, and the peer does not read: beyond it something is wrong. */
+#define ANSWERS_MAX ((size_t)1 << 20)
 /* What a record adds, with room to spare: header, nonce, tag, inner type. */
 #define RECORD_OVERHEAD 64
 /* From here on a read is worth asking the owner for memory: it saves a copy. */
@@ -39,10 +41,13 @@ static int check_read(struct kloop_tls *tls, int result)
 		tls->state |= KL_TLS_GOT_CLOSE;
 		return 0;
 	}
-	/* The peer's end inside a record; the records before it have been read. */
-	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls))
-		return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_TRUNCATED);
-	return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);
+	return kl_tls_note_refusal(tls);
+}
+
+/* Has the peer drawn more alerts and KeyUpdates than it reads? */
+static bool answers_too_much(const struct kloop_tls *tls)
+{
+	return tls->layer.has_output && kl_tls_count_output(tls) > ANSWERS_MAX;
 }
 
 size_t kl_tls_read(struct kloop_tls *tls, void *buffer, size_t capacity, int *ret_error)
@@ -59,6 +64,8 @@ size_t kl_tls_read(struct kloop_tls *tls, void *buffer, size_t capacity, int *re
 		/* What could not be written is a failure too, after the data. */
 		if (kl_tls_leave_ssl(tls) < 0 && *ret_error == 0)
 			*ret_error = tls->out_error;
+		if (*ret_error == 0 && answers_too_much(tls))
+			*ret_error = kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);
 		if (result <= 0 || *ret_error < 0)
 			break;
 		bytes += got;
@@ -101,6 +108,8 @@ void kl_tls_tell_end(struct kloop_tls *tls)
 {
 	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
 		kl_stream_end_read(tls->stream, 0);
+	else if (tls->raw_error < 0)
+		kl_stream_end_read(tls->stream, tls->raw_error);
 	else if (kl_tls_has(tls, KL_TLS_RAW_ENDED))
 		/* Whoever configured the object may take any end for an orderly one. */
 		kl_stream_end_read(tls->stream,
@@ -135,6 +144,9 @@ void kl_tls_pump(struct kloop_tls *tls)
 		}
 		kl_tls_offload_answer(tls);
 	}
+	/* RFC 8446, 6.1: what comes behind close_notify is ignored. */
+	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE))
+		kl_tls_drop_input(tls);
 	if (!kl_tls_has_input(tls) && !SSL_pending(tls->ssl))
 		kl_tls_tell_end(tls);
 }
@@ -204,8 +216,11 @@ void kl_tls_encrypt(struct kloop_tls *tls)
 	const void *data;
 	unsigned segments;
 	char *buffer;
-	int r = check_limit(tls);
+	int r;
 
+	if (kl_tls_is_in_message(tls))
+		return; /* kl_tls_run() has the stream come back */
+	r = check_limit(tls);
 	while (r == 0 && total < ENCRYPT_MAX) {
 		if (!stream->pending)
 			break;

@@ -6,6 +6,7 @@
 #include <openssl/err.h>
 #include <openssl/x509.h>
 #include <stdio.h>
+#include <string.h>
 
 /* ---- the connection --------------------------------------------------- */
 
@@ -168,9 +169,13 @@ static void compose_text(struct kloop_tls *tls)
 						  NULL;
 	long verified = SSL_get_verify_result(tls->ssl);
 
-	if (tls->error == KLOOP_ERROR_TLS_ALERT)
-		reason = SSL_alert_desc_string_long(tls->alert);
-	else if (tls->error == KLOOP_ERROR_TLS_VERIFY && verified != X509_V_OK)
+	if (tls->error == KLOOP_ERROR_TLS_ALERT) {
+		const char *alert = SSL_alert_desc_string_long(tls->alert);
+
+		/* It has no words for those of TLS 1.3, for which the error has. */
+		if (!reason || strcmp(alert, "unknown") != 0)
+			reason = alert;
+	} else if (tls->error == KLOOP_ERROR_TLS_VERIFY && verified != X509_V_OK)
 		reason = X509_verify_cert_error_string(verified);
 	snprintf(tls->text, sizeof(tls->text), reason ? "%s: %s" : "%s", what, reason);
 }
@@ -186,6 +191,15 @@ int kl_tls_note_failure(struct kloop_tls *tls, int error)
 	tls->error = no_memory ? -ENOMEM : classify(tls, error, openssl_error);
 	compose_text(tls);
 	return tls->error;
+}
+
+int kl_tls_note_refusal(struct kloop_tls *tls)
+{
+	/* The peer's end inside a record; the records before it have been read. */
+	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls))
+		return kl_tls_note_failure(tls, tls->raw_error < 0 ? tls->raw_error
+								   : KLOOP_ERROR_TLS_TRUNCATED);
+	return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);
 }
 
 long kloop_tls_get_verify_result(const struct kloop_tls *tls)

@@ -118,9 +118,7 @@ static int step(struct kloop_tls *tls)
 	case SSL_ERROR_WANT_WRITE:
 		return 0;
 	}
-	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls))
-		return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_TRUNCATED);
-	return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);
+	return kl_tls_note_refusal(tls);
 }
 
 static void handshake_done(struct kloop_tls *tls)
@@ -153,6 +151,32 @@ static void handshake(struct kloop_tls *tls)
 		handshake_done(tls);
 }
 
+/* More of a message: whether the owner reads or not, for what he writes waits for it. */
+static void continue_message(struct kloop_tls *tls)
+{
+	int r = 0, result;
+
+	kl_tls_enter_ssl(tls);
+	result = SSL_do_handshake(tls->ssl);
+	switch (result == 1 ? SSL_ERROR_NONE : SSL_get_error(tls->ssl, result)) {
+	case SSL_ERROR_NONE:
+	case SSL_ERROR_WANT_READ:
+	case SSL_ERROR_WANT_WRITE:
+		break;
+	case SSL_ERROR_ZERO_RETURN:
+		tls->state |= KL_TLS_GOT_CLOSE;
+		break;
+	default:
+		r = kl_tls_note_refusal(tls);
+	}
+	if (kl_tls_leave_ssl(tls) < 0 && r == 0)
+		r = tls->out_error;
+	if (r < 0)
+		kl_tls_fail(tls, r);
+	else if (result == 1)
+		kl_stream_schedule(tls->stream);
+}
+
 void kl_tls_run(struct kloop_tls *tls)
 {
 	struct kloop_stream *stream = tls->stream;
@@ -161,6 +185,12 @@ void kl_tls_run(struct kloop_tls *tls)
 		return;
 	if (!kl_tls_has(tls, KL_TLS_OPEN))
 		handshake(tls);
+	/* At the end of a stream that closes nobody waits for the rest, unless to write. */
+	if (kl_tls_is_in_message(tls) &&
+	    (kl_tls_has_input(tls) ||
+	     (kl_tls_has(tls, KL_TLS_RAW_ENDED) &&
+	      (!kl_stream_has(stream, KL_STREAM_CLOSING) || stream->pending))))
+		continue_message(tls);
 	if (kl_tls_has(tls, KL_TLS_OPEN))
 		kl_tls_pump(tls);
 }
@@ -173,6 +203,10 @@ static void receive(struct kloop_stream *stream, const void *data, size_t bytes)
 	bool had_input = kl_tls_has_input(tls);
 	int r;
 
+	if (kl_tls_has(tls, KL_TLS_GOT_CLOSE)) {
+		kl_stream_cancel_read(stream);
+		return;
+	}
 	tls->in = data;
 	tls->in_bytes = bytes;
 	kl_tls_run(tls);
@@ -197,7 +231,7 @@ static bool wants_receive(struct kloop_stream *stream)
 		return true;
 	if (!kl_tls_offload_may_receive(tls))
 		return false;
-	return kl_stream_has(stream, KL_STREAM_CLOSING) ||
+	return kl_stream_has(stream, KL_STREAM_CLOSING) || kl_tls_is_in_message(tls) ||
 	       (kl_stream_can_deliver(stream) && !kl_tls_has_input(tls));
 }
 
@@ -208,12 +242,10 @@ static bool end_receive(struct kloop_stream *stream, int error)
 	if (kl_tls_offload_control(tls, error))
 		return true;
 	tls->state |= KL_TLS_RAW_ENDED;
-	if (error < 0) {
-		/* While the stream closes nobody is left to be told. */
-		if (!kl_tls_has(tls, KL_TLS_OPEN))
-			kl_tls_fail(tls, error);
-		return !kl_tls_has(tls, KL_TLS_OPEN) || kl_stream_has(stream, KL_STREAM_CLOSING);
-	}
+	tls->raw_error = error;
+	if (error < 0 && !kl_tls_has(tls, KL_TLS_OPEN))
+		kl_tls_fail(tls, error);
+	/* The error is told behind what came before it. */
 	kl_tls_run(tls);
 	return true;
 }
@@ -295,12 +327,30 @@ static void await_close(struct kloop_tls *tls)
 	kl_stream_continue_read(tls->stream);
 }
 
+/*
+ * In the middle of a message OpenSSL writes no close_notify. The rest has as
+ * much time as the peer's close_notify has.
+ */
+static bool awaits_message(struct kloop_tls *tls, bool closing)
+{
+	if (kl_tls_has(tls, KL_TLS_SENT_CLOSE | KL_TLS_RAW_ENDED) || !kl_tls_is_in_message(tls) ||
+	    (closing && tls->shutdown_ns == 0))
+		return false;
+	if (closing && !kl_tls_has(tls, KL_TLS_TIMED))
+		await_close(tls);
+	if (kl_stream_has(tls->stream, KL_STREAM_FAILED))
+		kl_stream_schedule(tls->stream); /* for the owner is to be told first */
+	return kl_stream_has(tls->stream, KL_STREAM_FAILED) || kl_tls_is_in_message(tls);
+}
+
 static bool end_write(struct kloop_stream *stream, bool closing)
 {
 	struct kloop_tls *tls = kl_tls_of_layer(stream->layer);
 
 	if (!kl_tls_has(tls, KL_TLS_OPEN))
 		return closing;
+	if (awaits_message(tls, closing))
+		return false;
 	if (!kl_tls_has(tls, KL_TLS_SENT_CLOSE))
 		send_close(tls);
 	if (closing && tls->shutdown_ns > 0 && !kl_stream_has_queue(stream) &&

@@ -73,6 +73,7 @@ void kl_tls_offload_begin(struct kloop_tls *tls)
 static void free_offload(struct kl_tls_offload *offload)
 {
 	kl_tls_key_wipe(&offload->send);
+	kl_tls_key_wipe(&offload->kernel);
 	kl_tls_key_wipe(&offload->receive);
 	kl_free(offload->sealed);
 	kl_free(offload->partial);
@@ -154,6 +155,7 @@ void kl_tls_offload_send(struct kloop_tls *tls)
 	tls->ktls_reason[KLOOP_TLS_SEND] = r < 0 ? r : 1;
 	if (r < 0)
 		return;
+	tls->offload->kernel = tls->offload->send;
 	tls->state |= KL_TLS_SEND_KERNEL;
 	tls->layer.plain_write = true;
 }
@@ -327,7 +329,7 @@ void kl_tls_offload_answer(struct kloop_tls *tls)
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL) ||
 	    SSL_get_key_update_type(tls->ssl) == SSL_KEY_UPDATE_NONE ||
 	    kl_stream_has(tls->stream, KL_STREAM_FAILED | KL_STREAM_ABORTED) ||
-	    kl_tls_has(tls, KL_TLS_SENT_CLOSE))
+	    kl_tls_has(tls, KL_TLS_SENT_CLOSE) || kl_tls_is_in_message(tls))
 		return;
 	if (!can_renew()) {
 		fail_renewal(tls);
@@ -458,6 +460,7 @@ static int hand_over(struct kloop_tls *tls)
 	struct kl_tls_offload *offload = tls->offload;
 	struct kl_batch *batch = NULL;
 	uint8_t type, *data;
+	bool renewal;
 	ptrdiff_t bytes;
 	int r;
 
@@ -468,6 +471,10 @@ static int hand_over(struct kloop_tls *tls)
 		return KLOOP_ERROR_TLS_LIBRARY;
 	if (bytes == 0)
 		return 0;
+	renewal = type == KL_TLS_HANDSHAKE && data[0] == KEY_UPDATE;
+	/* One that waits to be sent answers all who asked until then (RFC 8446, 4.6.3). */
+	if (renewal && offload->renewing)
+		return kl_tls_key_update(&offload->send);
 	r = kl_batch_append(tls->stream->loop, &batch, data, (size_t)bytes, 0);
 	if (r == 0)
 		r = kl_batch_set_control(batch, SOL_TLS, TLS_SET_RECORD_TYPE, type);
@@ -477,7 +484,7 @@ static int hand_over(struct kloop_tls *tls)
 		return r;
 	}
 	append_control(tls, batch);
-	if (type != KL_TLS_HANDSHAKE || data[0] != KEY_UPDATE)
+	if (!renewal)
 		return 0;
 	/* OpenSSL seals with the next key from here on; the kernel follows once this is sent. */
 	offload->renewing = batch;
@@ -516,10 +523,13 @@ int kl_tls_offload_output(struct kloop_tls *tls, const uint8_t *data, size_t byt
 /* The KeyUpdate has been sent with the old key: the new one comes. */
 static bool renew_send(struct kloop_tls *tls)
 {
+	struct kl_tls_key *kernel = &tls->offload->kernel;
+
 	tls->state &= ~(uint32_t)KL_TLS_SEND_REKEY;
 	kl_tls_note_output(tls);
 	tls->offload->send_records = 0;
-	if (kl_ktls_set_key(tls->stream->fd, true, &tls->offload->send, 0) == 0)
+	if (kl_tls_key_update(kernel) == 0 &&
+	    kl_ktls_set_key(tls->stream->fd, true, kernel, 0) == 0)
 		return true;
 	/* No goodbye: the peer expects a key that the kernel does not have. */
 	kl_tls_fail(tls, KLOOP_ERROR_TLS_KEY_UPDATE);
@@ -532,7 +542,8 @@ static bool check_limit(struct kloop_tls *tls)
 	struct kl_tls_offload *offload = tls->offload;
 
 	if (offload->send_records + tls->layer.tried_bytes / 64 < RECORDS_MAX ||
-	    offload->send.aead == KL_TLS_CHACHA20_POLY1305 || offload->renewing)
+	    offload->send.aead == KL_TLS_CHACHA20_POLY1305 || offload->renewing ||
+	    kl_tls_is_in_message(tls))
 		return true;
 	if (offload->send.version < TLS1_3_VERSION)
 		return true; /* it has no means for it */
@@ -606,7 +617,8 @@ int kloop_tls_update_keys(struct kloop_tls *tls, bool request_peer)
 	if (SSL_version(tls->ssl) < TLS1_3_VERSION ||
 	    (kl_tls_has(tls, KL_TLS_SEND_KERNEL | KL_TLS_RECEIVE_KERNEL) && !can_renew()))
 		return -EOPNOTSUPP;
-	if (kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing))
+	if (kl_tls_has(tls, KL_TLS_SEND_REKEY) || (tls->offload && tls->offload->renewing) ||
+	    kl_tls_is_in_message(tls))
 		return -EALREADY;
 	if (!kl_tls_has(tls, KL_TLS_SEND_KERNEL))
 		tls->state |= KL_TLS_RENEWED;

@@ -68,6 +68,7 @@ struct kl_tls_kept {
 /* For directions in the kernel; made when the first one goes there. */
 struct kl_tls_offload {
 	struct kl_tls_key send;    /* as OpenSSL counts */
+	struct kl_tls_key kernel;  /* with which the kernel sends: it may be behind */
 	struct kl_tls_key receive; /* the same */
 	uint64_t send_records;     /* at most so many the kernel has sealed with this key */
 	struct msghdr message;     /* of the record that is being received */
@@ -109,6 +110,7 @@ struct kloop_tls {
 	size_t out_room;         /* what the next batch is made to hold */
 	bool out_now;            /* the next record may go to the socket by a call of its own */
 	int out_error;           /* it could not be gathered */
+	int raw_error;           /* with KL_TLS_RAW_ENDED: 0 in good order, or what the kernel said */
 	struct kl_tls_framing in_framing;
 	struct kl_tls_framing out_framing;
 	uint64_t out_records_at_read; /* records written when the last byte was read */
@@ -191,6 +193,9 @@ int kl_tls_check_ready(struct kloop_tls *tls);
  */
 int kl_tls_note_failure(struct kloop_tls *tls, int error);
 
+/* The same for a step that OpenSSL could not take: the end of the peer's bytes may be the reason. */
+int kl_tls_note_refusal(struct kloop_tls *tls);
+
 /* Everything the session owns; the struct too. */
 void kl_tls_destroy(struct kloop_tls *tls);
 
@@ -205,6 +210,12 @@ int kl_tls_keep(struct kloop_tls *tls, const void *data, size_t bytes);
 /* Keep what of the current arrival was not read. Returns: as kl_tls_keep(). */
 int kl_tls_keep_rest(struct kloop_tls *tls);
 
+/* Nobody will read what arrived and is left. */
+void kl_tls_drop_input(struct kloop_tls *tls);
+
+/* How much of OpenSSL's output waits: its bytes, and what it takes to keep small ones. */
+size_t kl_tls_count_output(const struct kloop_tls *tls);
+
 /* Are there bytes that OpenSSL did not read? */
 static inline bool kl_tls_has_input(const struct kloop_tls *tls)
 {
@@ -212,6 +223,16 @@ static inline bool kl_tls_has_input(const struct kloop_tls *tls)
 }
 
 /* layer.c */
+
+/*
+ * Has OpenSSL read a part of a message that comes after the handshake, a ticket
+ * cut into several records? Until it has the rest it writes nothing.
+ */
+static inline bool kl_tls_is_in_message(const struct kloop_tls *tls)
+{
+	return kl_tls_has(tls, KL_TLS_OPEN) && !kl_tls_has(tls, KL_TLS_GOT_CLOSE) &&
+	       SSL_in_init(tls->ssl);
+}
 
 /* Take the steps that arrived bytes, or their end, make possible. */
 void kl_tls_run(struct kloop_tls *tls);

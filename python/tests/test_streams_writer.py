@@ -3,6 +3,7 @@
 
 import asyncio
 import gc
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from streams_tools import connected, run
+from transport_tools import reset
 
 BIG = bytes(range(256)) * 4096
 
@@ -35,6 +37,22 @@ def test_writer(loop):
             assert await there.read() == b""
             with pytest.raises(ConnectionResetError):
                 await writer.drain()
+
+    run(loop, case())
+
+
+@pytest.mark.parametrize("size", [4 << 10, 64 << 10])
+def test_drain_after_a_reset(loop, size):
+    async def case():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            reset(listener.accept()[0])
+        with pytest.raises(ConnectionError):
+            for _ in range(100):        # drain() makes a turn only where the transport is closing
+                writer.write(bytes(size))
+                await writer.drain()
+        with pytest.raises(ConnectionError):
+            await writer.wait_closed()
 
     run(loop, case())
 

@@ -357,3 +357,19 @@ def test_exit_leaves_the_run(loop, where, kind):
     transport.abort()
     run(loop, asyncio.sleep(0.01))
     peer.close()
+
+
+@pytest.mark.parametrize("size", [100, 4 << 10, 64 << 10, 1 << 20])
+def test_writes_after_a_reset(loop, size):
+    async def case():
+        protocol = Recorder()
+        transport, peer = await connected(loop, protocol)
+        reset(peer)
+        for _ in range(100):            # without a turn between: a caller that sees no end goes on
+            transport.write(b"x" * size)
+        # What is not sent in the call cannot be known to have failed; with asyncio all is.
+        assert transport.is_closing() or size < 4 << 10
+        assert isinstance(await wait(protocol.lost), ConnectionError)
+        assert "data_received" not in protocol.events
+
+    run(loop, case())

@@ -31,7 +31,8 @@ typedef void kloop_child_fn(struct kloop_child *watcher, pid_t pid, int status, 
  * Thread: the owner of the loop.
  * Returns: 0; -EINVAL; -ESRCH or -ECHILD if there is no such child; -EMFILE;
  * -ENOMEM; -EPERM, -ECHILD, -ESTALE as everywhere.
- * Kernel: 5.3 (pidfd_open), 5.4 (waitid with P_PIDFD).
+ * Kernel: 5.3 (pidfd_open), 5.4 (waitid with P_PIDFD). -ENOSYS under valgrind
+ * that does not know pidfd_open (3.19).
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_child_new(struct kloop_loop *loop, pid_t pid, kloop_child_fn *fn, void *data,

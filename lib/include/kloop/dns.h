@@ -207,7 +207,9 @@ KLOOP_EXPORT int kloop_resolver_options_set_cache(struct kloop_resolver_options 
  * How many names are asked for at the same time; further ones wait in a queue.
  *
  * max_queries: 1 to 65536; default 1024. Each holds a socket, two while another
- * server or TCP is tried.
+ * server or TCP is tried. Those of a burst are asked for at once, two datagrams
+ * for both families: a server whose socket holds fewer loses the others, twice,
+ * and some time out; 256 fit the default of Linux.
  *
  * Returns: 0; -EINVAL if out of range.
  * Since: 0.1.
@@ -220,7 +222,7 @@ KLOOP_EXPORT int kloop_resolver_options_set_max_queries(struct kloop_resolver_op
  *
  * check_ns: a lookup that comes later than this after the last look at the
  * files has the ring look again, and waits for it. Default 1 second; 0: each
- * lookup.
+ * lookup, so that kloop_resolver_getaddrinfo_now() knows nothing by files or cache.
  *
  * Since: 0.1.
  */
@@ -370,13 +372,13 @@ struct kloop_lookup {
 /* To be done once before use. */
 static inline void kloop_lookup_init(struct kloop_lookup *lookup)
 {
-	lookup->state = 0;
+	lookup->state = NULL;
 }
 
 /* Is the lookup in flight? */
 static inline bool kloop_lookup_is_active(const struct kloop_lookup *lookup)
 {
-	return lookup->state != 0;
+	return lookup->state != NULL;
 }
 
 /*

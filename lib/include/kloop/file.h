@@ -122,7 +122,7 @@ static inline void kloop_transfer_init(struct kloop_transfer *transfer,
 {
 	transfer->complete = complete;
 	transfer->done = 0;
-	kloop_op_init(&transfer->op, 0);
+	kloop_op_init(&transfer->op, NULL);
 }
 
 /* Is the transfer in flight? Thread: the owner. */

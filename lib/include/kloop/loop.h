@@ -145,7 +145,8 @@ KLOOP_EXPORT int kloop_loop_new(const struct kloop_loop_options *options,
  * Free a loop; NULL is permitted.
  *
  * Whatever is in flight is cancelled first and completes (with -ECANCELED, or
- * with its result if it was faster) inside this call; timers are dropped
+ * with its result if it was faster) inside this call; streams that read or
+ * write have on_error with -ECANCELED, and on_close; timers are dropped
  * without a call. A completion function that submits again is refused with
  * -ESTALE.
  *
@@ -209,8 +210,8 @@ KLOOP_EXPORT int kloop_loop_run(struct kloop_loop *loop) KLOOP_MUST_CHECK;
  * Returns: 0, also if it is the owner already; -EBUSY if operations are in
  * flight to whose memory the kernel may still write (reads, sends, ...);
  * -EPERM while another thread is inside the loop; -ECHILD, -ESTALE as
- * everywhere; errors as kloop_loop_new(), after which the loop can only be
- * freed.
+ * everywhere; errors as kloop_loop_new(), after which it can be tried again:
+ * until then what is submitted waits.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_loop_adopt(struct kloop_loop *loop) KLOOP_MUST_CHECK;

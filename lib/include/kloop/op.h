@@ -61,9 +61,9 @@ struct kloop_op {
 static inline void kloop_op_init(struct kloop_op *op, kloop_op_fn *complete)
 {
 	op->complete = complete;
-	op->loop = 0;
-	op->next = 0;
-	op->prev = 0;
+	op->loop = NULL;
+	op->next = NULL;
+	op->prev = NULL;
 	op->state = 0;
 	op->reserved = 0;
 }

@@ -63,7 +63,8 @@ struct kloop_stream_handlers {
 
 	/*
 	 * Reading or writing failed for good with this negative errno
-	 * (-ECONNRESET, -EPIPE, -ETIMEDOUT, -ENOMEM and so on). What was queued
+	 * (-ECONNRESET, -EPIPE, -ETIMEDOUT, -ENOMEM and so on; -ECANCELED where
+	 * the loop is freed while it reads or writes). What was queued
 	 * is released. Only kloop_stream_close() makes sense after it. A write
 	 * can fail after on_eof as well, and after kloop_stream_close() while
 	 * what was queued is being sent.
@@ -81,7 +82,13 @@ struct kloop_stream_handlers {
 };
 
 enum kloop_stream_flag {
-	/* Do not close the descriptor with the stream: on_close gives it back. */
+	/*
+	 * Do not close the descriptor with the stream: on_close gives it back.
+	 * Bytes that arrived and that on_data has not told are lost with the
+	 * stream. So, to hand a connection to another loop or library, close it
+	 * where the peer sends nothing: before it is first read, or between a
+	 * request and the answer, which the new owner writes.
+	 */
 	KLOOP_STREAM_KEEP_FD = 1 << 0,
 	/*
 	 * It is no socket but a pipe, FIFO or character device: read(2) and

@@ -28,7 +28,7 @@ struct kloop_timer {
 static inline void kloop_timer_init(struct kloop_timer *timer, kloop_timer_fn *expire)
 {
 	timer->expire = expire;
-	timer->loop = 0;
+	timer->loop = NULL;
 	timer->position = 0;
 }
 

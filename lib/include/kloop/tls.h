@@ -165,7 +165,8 @@ KLOOP_EXPORT int kloop_tls_context_use_trust(struct kloop_tls_context *context,
 
 /*
  * What is asked of the peer's certificate. A client with KLOOP_TLS_VERIFY_NONE
- * can be lied to by anybody on the way.
+ * can be lied to by anybody on the way. In TLS 1.3 a client's handshake is done
+ * before the server has seen its certificate: a refusal comes by on_error.
  *
  * Returns: 0; -EINVAL, also for KLOOP_TLS_VERIFY_OPTIONAL on a client.
  * Since: 0.1.
@@ -199,7 +200,7 @@ KLOOP_EXPORT int kloop_tls_context_set_alpn(struct kloop_tls_context *context,
  * access_denied where clients are verified.
  *
  * Returns: 0 to go on; a negative value ends the handshake with the alert
- * unrecognized_name.
+ * unrecognized_name, and with KLOOP_ERROR_TLS_PROTOCOL on this side.
  */
 typedef int kloop_tls_name_fn(struct kloop_tls *tls, const char *name, void *user);
 
@@ -487,8 +488,9 @@ KLOOP_EXPORT int kloop_tls_get_ktls(const struct kloop_tls *tls,
  * request_peer: ask the peer to renew its own.
  *
  * Returns: 0; -EOPNOTSUPP for TLS 1.2, or if the kernel encrypts and cannot
- * take a new key (before Linux 6.14); -EALREADY while one is under way;
- * -ENOTCONN before the handshake; -ESTALE.
+ * take a new key (before Linux 6.14); -EALREADY while one is under way, or a
+ * ticket of the peer's that has come in part; -ENOTCONN before the handshake;
+ * -ESTALE.
  * Since: 0.1.
  */
 KLOOP_EXPORT int kloop_tls_update_keys(struct kloop_tls *tls, bool request_peer) KLOOP_MUST_CHECK;

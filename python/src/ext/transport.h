@@ -302,6 +302,8 @@ int kl_transport_end_quietly(TransportObject *self);
 int kl_transport_end_with(TransportObject *self, PyObject *error);
 /* An exception ends the transport: tell whom it concerns and schedule connection_lost(). */
 void kl_transport_end(TransportObject *self, PyObject *error, const char *message);
+/* The same with an error of the stream; nothing if the end is scheduled already. */
+void kl_transport_broke(TransportObject *self, int error, const char *message);
 void kl_transport_close_fd(TransportObject *self);
 PyObject *kl_transport_close(PyObject *op, PyObject *unused);
 PyObject *kl_transport_abort(PyObject *op, PyObject *unused);

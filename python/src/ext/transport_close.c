@@ -240,14 +240,10 @@ void kl_transport_fatal(TransportObject *self, const char *message)
 	Py_DECREF(error);
 }
 
-void kl_transport_on_error(struct kloop_stream *stream, int error, void *user)
+void kl_transport_broke(TransportObject *self, int error, const char *message)
 {
-	TransportObject *self = user;
 	PyObject *exception;
 
-	(void)stream;
-	kl_py_enter(self->loop);
-	kl_transport_release_lent(self);
 	if (self->lost)
 		return;
 	if (self->tls != NULL) {
@@ -259,10 +255,20 @@ void kl_transport_on_error(struct kloop_stream *stream, int error, void *user)
 		kl_transport_fatal(self, "Fatal error on transport");
 		return;
 	}
-	kl_transport_end(self, exception,
-			 error == -EPIPE ? "Fatal write error on socket transport"
-					 : "Fatal read error on socket transport");
+	kl_transport_end(self, exception, message);
 	Py_DECREF(exception);
+}
+
+void kl_transport_on_error(struct kloop_stream *stream, int error, void *user)
+{
+	TransportObject *self = user;
+
+	(void)stream;
+	kl_py_enter(self->loop);
+	kl_transport_release_lent(self);
+	kl_transport_broke(self, error,
+			   error == -EPIPE ? "Fatal write error on socket transport"
+					   : "Fatal read error on socket transport");
 }
 
 /* ---- the stream's end ------------------------------------------------ */

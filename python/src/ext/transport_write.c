@@ -237,9 +237,14 @@ static int refused(TransportObject *self, int error)
 		kl_raise(self->loop->state, error);
 		return -1;
 	default:
-		/* The connection broke. Of sockets on_error tells it; asyncio tells of pipes at once. */
+		/*
+		 * The connection broke. From here on the transport is closing, as with asyncio,
+		 * so that a caller which only writes and drains is given a turn, and its end.
+		 */
 		if (self->pipe)
 			kl_pipe_write_failed(self, error);
+		else
+			kl_transport_broke(self, error, "Fatal write error on socket transport");
 		return 0;
 	}
 }

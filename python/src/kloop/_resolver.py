@@ -472,7 +472,8 @@ class Resolver:
         checking_disabled: the server shall not validate (CD).
         recursion: the server shall ask others (RD).
 
-        Raises DnsError if there is no answer, ValueError for what cannot be asked.
+        Raises DnsError if there is no answer, also for what cannot be a name
+        ("a..b"); ValueError for a type that there is not.
         """
         # Bits of enum kloop_query_flag.
         wanted = (search, not cached, dnssec, checking_disabled, not recursion)
