@@ -473,7 +473,7 @@ class Resolver:
         recursion: the server shall ask others (RD).
 
         Raises DnsError if there is no answer, also for what cannot be a name
-        ("a..b"); ValueError for a type that there is not.
+        ("a..b"); ValueError for a null character and for a type that there is not.
         """
         # Bits of enum kloop_query_flag.
         wanted = (search, not cached, dnssec, checking_disabled, not recursion)
