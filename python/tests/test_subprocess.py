@@ -208,7 +208,7 @@ def test_pipe_kept_by_a_grandchild(loop):
 
 def test_signals(loop):
     async def case():
-        for number in signal.SIGTERM, signal.SIGKILL, signal.SIGHUP:
+        for number in signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1:
             process = await start("import time; print(flush=True); time.sleep(60)", stdout=PIPE)
             await wait(process.stdout.readline())
             process.send_signal(number)
