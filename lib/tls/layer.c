@@ -54,7 +54,8 @@ void kl_tls_fail(struct kloop_tls *tls, int error)
 {
 	struct kloop_stream *stream = tls->stream;
 
-	if (kl_stream_has(stream, KL_STREAM_FAILED))
+	/* Behind the close the descriptor may be somebody else's, and nobody is left to be told. */
+	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_CLOSED))
 		return;
 	tls->error = error;
 	if (!kl_stream_has(stream, KL_STREAM_ABORTED))

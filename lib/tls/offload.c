@@ -388,7 +388,7 @@ static void control_done(struct kloop_op *op, int32_t result, uint32_t flags)
 	kl_stream_enter(stream);
 	stream->state &= ~(uint32_t)KL_STREAM_CANCEL_READ;
 	type = result > 0 ? kl_ktls_get_type(&offload->message) : -1;
-	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED))
+	if (kl_stream_has(stream, KL_STREAM_FAILED | KL_STREAM_ABORTED | KL_STREAM_CLOSED))
 		type = -1;
 	else if (result > 0 && type == KL_TLS_DATA)
 		kl_stream_receive(stream, offload->received, (size_t)result);
