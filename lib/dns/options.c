@@ -12,7 +12,7 @@ const struct kloop_resolver_options kl_resolver_defaults = {
 	.cache_bytes = (size_t)4 << 20,
 	.max_ttl_s = 3600,
 	.max_negative_ttl_s = 300,
-	.max_queries = 1024,
+	.max_queries = 256,
 	.check_ns = 1000000000,
 	.idle_ns = UINT64_C(10000000000),
 };

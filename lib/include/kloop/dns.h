@@ -206,10 +206,11 @@ KLOOP_EXPORT int kloop_resolver_options_set_cache(struct kloop_resolver_options 
 /*
  * How many names are asked for at the same time; further ones wait in a queue.
  *
- * max_queries: 1 to 65536; default 1024. Each holds a socket, two while another
+ * max_queries: 1 to 65536; default 256. Each holds a socket, two while another
  * server or TCP is tried. Those of a burst are asked for at once, two datagrams
- * for both families: a server whose socket holds fewer loses the others, twice,
- * and some time out; 256 fit the default of Linux.
+ * for both families: a server whose socket holds fewer, some 270 by the default
+ * of Linux, loses the others, which are repeated; what is lost each time times
+ * out.
  *
  * Returns: 0; -EINVAL if out of range.
  * Since: 0.1.

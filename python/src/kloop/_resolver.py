@@ -289,7 +289,7 @@ _CHECKS = {
     **{name: _switch for name in _SWITCHES},
 }
 _DEFAULTS: dict[str, Any] = {
-    "servers": (), "timeout": None, "attempts": None, "max_queries": 1024,
+    "servers": (), "timeout": None, "attempts": None, "max_queries": 256,
     "cache_bytes": 4 << 20, "max_ttl": 3600, "max_negative_ttl": 300, "serve_stale": 0,
     "check_interval": 1.0, "idle_timeout": 10.0, "trust": None, "files": {}, **dict.fromkeys(_SWITCHES, True),
 }
@@ -387,7 +387,7 @@ class Resolver:
         timeout: how long to wait after the last question to the last server, in
             seconds, 0.001 to 30. Others are tried long before. None: as resolv.conf.
         attempts: how often each server is asked at most, 1 to 5. None: as resolv.conf.
-        max_queries: how many names are asked for at a time (1024); others wait.
+        max_queries: how many names are asked for at a time (256); others wait.
         cache_bytes: the size of the cache, to 1 GiB (4 MiB).
         max_ttl, max_negative_ttl: for how many seconds answers, and answers that
             there is none, are kept at most (3600, 300).
