@@ -383,3 +383,27 @@ def test_cancelled(loop):
     for _ in range(5):
         run(loop, case())
     assert descriptors() == before
+
+
+@pytest.mark.parametrize("number", [63, 64, 65, 66, 67])
+def test_paused_by_any_datagram(kernel_loop, number):
+    """Also by the last of those that wait when the socket is left alone because of them."""
+
+    async def case():
+        loop = asyncio.get_running_loop()
+
+        def received(protocol, *_):
+            loop.call_soon(int)  # what came meanwhile waits for its turn
+            if len(protocol.datagrams) == number:
+                protocol.transport.pause_reading()
+                loop.call_later(0.01, protocol.transport.resume_reading)
+
+        transport, protocol = await endpoint(hooks={"datagram_received": received})
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for _ in range(150):
+                sock.sendto(b"x", name_of(transport))
+        loop.call_soon(int)
+        await until(lambda: len(protocol.datagrams) == 150)
+        await ended(transport)
+
+    run(kernel_loop, case())

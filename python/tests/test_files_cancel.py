@@ -247,3 +247,19 @@ def test_close_that_cannot_be_submitted(tmp_path):
         call.__await__().__next__()
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+def test_a_coroutine_that_was_closed_keeps_no_turn(run, path):
+    async def main():
+        file = await kloop.open(path, "w+b", 0)
+        first = asyncio.create_task(file.write(b"1"))
+        await asyncio.sleep(0)
+        second = file.write(b"2")
+        second.send(None)  # waits for its turn
+        second.close()
+        assert await first == 1
+        assert await asyncio.wait_for(file.write(b"3"), LONG) == 1
+        await file.close()
+        assert path.read_bytes() == b"13"
+
+    run(main())

@@ -463,6 +463,34 @@ def test_futures_of_the_loop(loop):
     run(loop, case())
 
 
+@pytest.mark.parametrize("method", ["read", "readexactly"])
+def test_a_create_future_that_looks_at_the_reader(loop, method):
+    """The read that waits is woken, whoever keeps its future."""
+    looked_at = []
+    create = loop.create_future
+
+    def look():
+        while looked_at:
+            assert looked_at.pop()._buffer == b""
+        return create()
+
+    async def case():
+        async with connected() as (reader, _, _, back):
+            async def read():
+                looked_at.append(reader)
+                return await getattr(reader, method)(5)
+
+            task = asyncio.ensure_future(read())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert not looked_at
+            back.write(b"hello")
+            assert await asyncio.wait_for(task, 30) == b"hello"
+
+    loop.create_future = look
+    run(loop, case())
+
+
 def test_made_by_hand(loop):
     async def case():
         server, client = socket.socketpair()

@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import struct
 import sys
 
 import pytest
@@ -425,6 +426,59 @@ def test_written_bytes_are_released(loop):
         transport.abort()
         await wait(protocol.lost)
         await until(lambda: sys.getrefcount(large) == before)
+        peer.close()
+
+    run(loop, case())
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("end", ["close", "abort", "reset"])
+def test_write_after_close_behind_others(loop, end, later):
+    """While the socket has not taken all, what follows is sent, too: as by asyncio."""
+    size = 16 << 20
+
+    async def case():
+        protocol = Recorder()
+        transport, peer = await connected(loop, protocol)
+        transport.write(bytes(size))
+        assert transport.get_write_buffer_size() > 0
+        if later:
+            await turns(5)
+        transport.close()
+        transport.set_write_buffer_limits(high=1 << 20)
+        transport.write(b"also")
+        await turns(5)
+        transport.writelines([b" ", b"this"])
+        assert transport.is_closing() and not protocol.lost.done()
+        if end == "close":
+            data = await in_thread(receive_all, peer)
+            assert len(data) == size + 9 and data.endswith(b"\0also this")
+        elif end == "abort":
+            transport.abort()
+        else:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+        error = await wait(protocol.lost)
+        assert isinstance(error, ConnectionError) if end == "reset" else error is None
+        assert "eof_received" not in protocol.events
+        assert protocol.events.count("resume_writing") == (end == "close")
+        peer.close()
+
+    run(loop, case())
+    assert not loop.failures
+
+
+def test_write_after_close_behind_what_the_socket_takes(loop):
+    """asyncio has sent the first when close() is called, and takes nothing then."""
+
+    async def case():
+        protocol = Recorder()
+        transport, peer = await connected(loop, protocol)
+        transport.write(b"this")
+        transport.close()
+        transport.write(b"not that")
+        assert await in_thread(receive_all, peer) == b"this"
+        await wait(protocol.lost)
         peer.close()
 
     run(loop, case())

@@ -57,7 +57,7 @@ static void free_watch(struct kl_watch *watch)
 	PyMem_RawFree(watch);
 }
 
-/* Free it if nothing needs it any more. Works without the GIL. */
+/* Free it if nothing needs it any more. With the GIL: the collector looks at the watches. */
 static void settle(struct kl_watch *watch)
 {
 	if (watch->side[KL_READER].handle == NULL && watch->side[KL_WRITER].handle == NULL &&
@@ -141,6 +141,8 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 
 	(void)flags;
 	if (side->handle == NULL) {
+		/* Another thread's collector may be looking at the watches. */
+		kl_py_enter(self);
 		settle(side->watch);
 		return;
 	}

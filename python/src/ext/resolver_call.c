@@ -92,15 +92,17 @@ static struct kl_resolve *of_lookup(struct kloop_lookup *lookup)
 /* The result is there. True, with the GIL, if somebody waits for it. */
 static bool completed(struct kl_resolve *self, int result)
 {
-	bool wanted = self->base.state == KL_AWAIT_WAITING;
+	bool wanted;
 
+	/* Another thread's collector may be walking the loop's list of lookups. */
+	kl_py_enter(self->base.loop);
+	wanted = self->base.state == KL_AWAIT_WAITING;
 	kl_resolve_ended(self);
 	if (!wanted) {
 		kl_drop_later(self->base.loop, (PyObject *)self);
 		return false;
 	}
 	self->result = result;
-	kl_py_enter(self->base.loop);
 	return true;
 }
 

@@ -186,6 +186,8 @@ static void poll_done(struct kloop_op *op, int32_t result, uint32_t flags)
 
 	(void)flags;
 	if (self->base.state != KL_AWAIT_WAITING) {
+		/* Another thread's collector may be walking the loop's list of calls. */
+		kl_py_enter(loop);
 		unlink_op(self);
 		kl_drop_later(loop, (PyObject *)self);
 		return;

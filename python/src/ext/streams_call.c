@@ -181,7 +181,13 @@ static int begin_wait(struct kl_read *self)
 	future = create_future(self->streams, state);
 	if (future == NULL)
 		return -1;
-	Py_XSETREF(state->waiter, Py_NewRef(future));
+	/* A create_future() of the user's may have looked at the reader, which turned back. */
+	if (!state->plain) {
+		Py_XSETREF(state->waiter, Py_NewRef(future));
+	} else if (PyObject_SetAttr(self->reader, self->streams->names._waiter, future) < 0) {
+		Py_DECREF(future);
+		return -1;
+	}
 	self->stage = KL_READ_WAITING;
 	self->iterator = await(future);
 	Py_DECREF(future);

@@ -102,6 +102,7 @@ typedef struct {
 	size_t low_bytes, high_bytes; /* water marks */
 	int fd;                       /* stays after close, for repr */
 	uint32_t sent_turn;           /* the loop's turn in which write() last sent at once */
+	uint32_t queued_turn;         /* and in which something was queued where nothing was */
 	uint64_t file_offset;         /* with file_waiter: where it began */
 	int file_fd;
 	unsigned dropped;             /* writes after the end */
@@ -114,7 +115,9 @@ typedef struct {
 	bool stale : 1;          /* lent belongs to a protocol that was replaced */
 	bool write_paused : 1;   /* the protocol was told to stop */
 	bool eof : 1;            /* write_eof() */
+	bool full : 1;           /* the socket did not take all when the queue began */
 	bool closing : 1;        /* close() or an error */
+	bool lingering : 1;      /* close() waits for the queue, to which write() may still add */
 	bool lost : 1;           /* connection_lost() is scheduled or was called */
 	bool lost_done : 1;      /* connection_lost() was called */
 	bool fd_closed : 1;      /* the descriptor is given up */
@@ -262,6 +265,8 @@ PyObject *kl_transport_is_reading(PyObject *op, PyObject *unused);
 /* transport_write.c */
 void kl_transport_on_drain(struct kloop_stream *stream, void *user);
 size_t kl_transport_write_bytes(const TransportObject *self);
+/* close() with data queued: must the stream stay open until that is sent? Reading ends. */
+bool kl_transport_linger(TransportObject *self);
 /* Queue a bytes object, whose reference is taken if the result is 0; a code of kloop_stream_write(). */
 int kl_transport_lend(TransportObject *self, PyObject *bytes);
 #define KL_DEFAULT_LIMIT PY_SSIZE_T_MIN

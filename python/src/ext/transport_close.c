@@ -172,6 +172,8 @@ int kl_transport_close_now(TransportObject *self)
 	if (self->tls != NULL && kl_transport_tls_is_handshaking(self))
 		return force_close(self, NULL);
 	self->closing = true;
+	if (kl_transport_linger(self))
+		return 0;
 	if (self->stream != NULL)
 		kloop_stream_close(self->stream);
 	if (self->tls != NULL)

@@ -130,7 +130,9 @@ static void run_pending(PyObject *owner)
 		deliver(self, item);
 		Py_DECREF(item);
 	}
-	if (self->full && !self->paused && !self->lost) {
+	/* Also if the last one paused: resume_reading() then finds nothing to schedule. */
+	if (self->full && !self->lost &&
+	    (self->pending == NULL || PyList_GET_SIZE(self->pending) == 0)) {
 		self->full = false;
 		if (kl_dgram_start_read(self) < 0)
 			kl_dgram_fatal(self, "Fatal read error on datagram transport");

@@ -80,14 +80,10 @@ static int maybe_pause(TransportObject *self)
 	return check_flow_call(self, result, "protocol.pause_writing() failed");
 }
 
-void kl_transport_on_drain(struct kloop_stream *stream, void *user)
+static void resume_writing(TransportObject *self)
 {
-	TransportObject *self = user;
 	PyObject *result;
 
-	(void)stream;
-	if (!self->write_paused)
-		return;
 	kl_py_enter(self->loop);
 	self->write_paused = false;
 	if (self->protocol == NULL || self->lost)
@@ -95,6 +91,36 @@ void kl_transport_on_drain(struct kloop_stream *stream, void *user)
 	result = kl_transport_call(self, self->loop->state->names.resume_writing, NULL);
 	if (check_flow_call(self, result, "protocol.resume_writing() failed") < 0)
 		kl_transport_fatal(self, "protocol.resume_writing() failed");
+}
+
+void kl_transport_on_drain(struct kloop_stream *stream, void *user)
+{
+	TransportObject *self = user;
+
+	if (self->write_paused)
+		resume_writing(self);
+	/* What the protocol has written just now goes first. */
+	if (self->lingering && kloop_stream_get_write_bytes(stream) == 0) {
+		self->lingering = false;
+		kloop_stream_close(stream);
+	}
+}
+
+/*
+ * After close() asyncio goes on to take what is written while the socket has
+ * not taken all that was written before. What waits here for the end of the
+ * iteration only would be gone there, and then it takes nothing.
+ */
+bool kl_transport_linger(TransportObject *self)
+{
+	if (self->tls != NULL || self->pipe || self->eof || self->stream == NULL ||
+	    self->file_waiter != NULL || kl_transport_write_bytes(self) == 0 ||
+	    !(self->full || self->loop->turns - self->queued_turn > 1) ||
+	    kloop_stream_stop_read(self->stream) < 0 ||
+	    kloop_stream_set_write_marks(self->stream, 0, 0) < 0)
+		return false;
+	self->lingering = true;
+	return true;
 }
 
 PyObject *kl_transport_get_write_buffer_size(PyObject *op, PyObject *unused)
@@ -166,7 +192,7 @@ int kl_transport_set_limits(TransportObject *self, Py_ssize_t high, Py_ssize_t l
 	if (kl_limits_settle(high, low, default_high(self), &self->high_bytes,
 			     &self->low_bytes) < 0)
 		return -1;
-	if (self->stream != NULL &&
+	if (self->stream != NULL && !self->lingering &&
 	    kloop_stream_set_write_marks(self->stream, self->low_bytes, self->high_bytes) < 0) {
 		PyErr_SetString(PyExc_RuntimeError, "the stream refused its water marks");
 		return -1;
@@ -269,13 +295,15 @@ static bool sends_now(TransportObject *self, size_t bytes)
 static int queue(TransportObject *self, const char *data, size_t bytes, PyObject *owner)
 {
 	struct kloop_stream *stream = self->stream;
+	bool now;
 	int result;
 
 	if (bytes == 0)
 		return 0;
-	if (self->closing || stream == NULL)
+	if ((self->closing && !self->lingering) || stream == NULL)
 		return drop_write(self);
-	if (sends_now(self, bytes)) {
+	now = sends_now(self, bytes);
+	if (now) {
 		ptrdiff_t taken = kloop_stream_try_write(stream, data, bytes);
 
 		if (taken < 0)
@@ -284,6 +312,10 @@ static int queue(TransportObject *self, const char *data, size_t bytes, PyObject
 		bytes -= (size_t)taken;
 		if (bytes == 0)
 			return 0;
+	}
+	if (kloop_stream_get_write_bytes(stream) == 0) {
+		self->queued_turn = self->loop->turns;
+		self->full = now;
 	}
 	if (owner != NULL && bytes > COPY_MAX_BYTES) {
 		result = kloop_stream_write(stream, data, bytes, release_bytes, owner);

@@ -32,6 +32,8 @@ class Turns:
         except BaseException:
             if waiter.done() and not waiter.cancelled():
                 self.give()
+            # A coroutine that was closed leaves it as it was: no turn may go there.
+            waiter.cancel()
             raise
 
     def give(self) -> None:
