@@ -465,6 +465,8 @@ static int delay(struct kt_dot *server, const struct kt_question *question, uint
 {
 	(void)question;
 	(void)wire;
+	if (STAT(prefetches) == 0)
+		return -1; /* somebody waits for it: it came too late to be early */
 	server->hook = NULL; /* the next one is answered */
 	return 0;
 }
