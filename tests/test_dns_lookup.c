@@ -468,6 +468,26 @@ START_TEST(closed_with_lookups)
 }
 END_TEST
 
+/* A result that waits to be told is not told any more. */
+START_TEST(closed_with_results)
+{
+	struct kt_lookup lookups[2];
+
+	ck_assert_str_eq(resolve("www.test", AF_INET), "192.0.2.1");
+	for (int i = 0; i < 2; i++) {
+		kt_lookup_init(&lookups[i]);
+		/* The name is known, and the address needs no server. */
+		kt_lookup_start(&lookups[i], resolver, i == 0 ? "www.test" : "192.0.2.9", NULL, NULL);
+	}
+	kloop_resolver_close(resolver);
+	resolver = NULL;
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(kt_lookup_wait(&lookups[i], loop), -ECANCELED);
+		ck_assert_ptr_null(lookups[i].addresses);
+	}
+}
+END_TEST
+
 START_TEST(the_loop_goes_first)
 {
 	struct kt_lookup lookup, early;
@@ -672,6 +692,7 @@ int main(void)
 	tcase_add_test(tcase, cancelled_by_another_ones_completion);
 	tcase_add_test(tcase, started_and_closed_by_completions);
 	tcase_add_test(tcase, closed_with_lookups);
+	tcase_add_test(tcase, closed_with_results);
 	tcase_add_test(tcase, the_loop_goes_first);
 	tcase_add_test(tcase, misuse);
 	tcase_add_test(tcase, forked);

@@ -451,6 +451,75 @@ START_TEST(a_signal_of_a_forked_child_stays_there)
 }
 END_TEST
 
+static _Atomic int enough;
+
+static void count_in_child(struct kloop_signal *watcher, int number, void *data)
+{
+	int *count = data;
+
+	(void)watcher;
+	(void)number;
+	++*count;
+}
+
+/*
+ * Changes the table of watchers all the time. Without Check, which has a lock of its own
+ * that a child would inherit. Returns: NULL, or something if a call failed.
+ */
+static void *change(void *data)
+{
+	struct kloop_signal *watcher;
+	struct kloop_loop *loop;
+	void *failed = NULL;
+
+	if (kloop_loop_new(NULL, &loop) < 0)
+		return data;
+	while (!enough && !failed) {
+		if (kloop_signal_new(loop, SIGUSR2, count_in_child, NULL, &watcher) < 0)
+			failed = data;
+		else
+			kloop_signal_free(watcher);
+	}
+	if (kloop_loop_free(loop) < 0)
+		failed = data;
+	return failed;
+}
+
+static int watch_in_child(void *data)
+{
+	struct kloop_signal *watcher = NULL;
+	struct kloop_loop *loop = NULL;
+	int count = 0;
+
+	(void)data;
+	KT_CHILD_CHECK(kloop_loop_new(NULL, &loop) == 0);
+	KT_CHILD_CHECK(kloop_signal_new(loop, SIGUSR1, count_in_child, &count, &watcher) == 0);
+	raise(SIGUSR1);
+	KT_CHILD_CHECK(kloop_loop_turn(loop, 0) >= 0 && count == 1);
+	kloop_signal_free(watcher);
+	KT_CHILD_CHECK(kloop_loop_free(loop) == 0);
+	return 0;
+}
+
+START_TEST(forked_while_another_thread_changes_watchers)
+{
+	pthread_t threads[2];
+
+	enough = 0;
+	for (size_t i = 0; i < KT_COUNT(threads); i++)
+		ck_assert_int_eq(pthread_create(&threads[i], NULL, change, threads), 0);
+	for (int i = 0; i < 50; i++)
+		kt_fork_ok(watch_in_child, NULL);
+	enough = 1;
+	for (size_t i = 0; i < KT_COUNT(threads); i++) {
+		void *failed = threads;
+
+		ck_assert_int_eq(pthread_join(threads[i], &failed), 0);
+		ck_assert_ptr_null(failed);
+	}
+}
+END_TEST
+
 static Suite *signal_suite(void)
 {
 	Suite *suite = suite_create("signal");
@@ -466,6 +535,7 @@ static Suite *signal_suite(void)
 	kt_add_storm_test(deliver, a_storm_is_survived);
 	kt_add_storm_test(deliver, watchers_change_in_a_storm);
 	tcase_add_test(deliver, a_signal_of_a_forked_child_stays_there);
+	tcase_add_test(deliver, forked_while_another_thread_changes_watchers);
 
 	tcase_add_test(life, the_former_handler_comes_back);
 	tcase_add_test(life, a_loop_that_ends_puts_handlers_back);

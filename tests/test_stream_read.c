@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MulanPSL-2.0 */
 /* The read path: both modes and the way between, pause and resume, the pool's shortage. */
 #include "fault.h"
+#include "net/stream.h"
 #include "streams.h"
 
 #include <errno.h>
@@ -398,6 +399,37 @@ START_TEST(sqpoll_makes_no_calls)
 }
 END_TEST
 
+static void stop_at_alloc(struct kt_stream *self, enum kt_event event, const void *data,
+			  size_t bytes)
+{
+	(void)data;
+	(void)bytes;
+	if (event == KT_ON_ALLOC)
+		kloop_loop_stop(self->loop);
+}
+
+/* At the start of a turn memory is asked for too: a stop in there must not wait for bytes. */
+START_TEST(stopped_by_on_alloc)
+{
+	struct kloop_loop *loop = kt_mode_loop(_i ? KT_MODE_SQPOLL_OLD : KT_MODE_SQPOLL);
+	struct kt_stream stream;
+	int fds[2];
+
+	kt_tcp_pair(fds);
+	kt_stream_open(&stream, loop, fds[0], 0);
+	stream.then = stop_at_alloc;
+	stream.reading = true;
+	/* As after the pool stayed empty. */
+	stream.stream->state |= KL_STREAM_WANT_READ | KL_STREAM_DIRECT;
+	kl_stream_schedule(stream.stream);
+	ck_assert_int_eq(kloop_loop_run(loop), 0);
+	ck_assert_int_eq(stream.count[KT_ON_ALLOC], 1);
+	kt_stream_end(&stream);
+	kt_close(fds[1]);
+	kt_loop_free(loop);
+}
+END_TEST
+
 /* ---- the pool --------------------------------------------------------- */
 
 struct taker {
@@ -610,6 +642,7 @@ int main(void)
 	tcase_add_loop_test(tcase, adapts, 0, KT_KINDS);
 	tcase_add_loop_test(tcase, reads_into_owners_memory, 0, ALL);
 	tcase_add_loop_test(tcase, sqpoll_makes_no_calls, 0, 2);
+	tcase_add_loop_test(tcase, stopped_by_on_alloc, 0, 2);
 	tcase = kt_case(suite, "pool", 30);
 	tcase_add_loop_test(tcase, pool_stays_empty, 0, KT_KINDS);
 	tcase_add_loop_test(tcase, many_share_little, 0, KT_MODES);

@@ -426,6 +426,52 @@ START_TEST(before_the_upgrade)
 }
 END_TEST
 
+/* The session has taken it over, and it can be cancelled still. */
+START_TEST(cancelled_before_the_upgrade)
+{
+	struct kt_tls_setup setup = { .version = TLS(_i) };
+	int fd = kt_file_make(300 * KIB), fds[2];
+	struct kloop_tls_context *context;
+	struct kt_sent sent, kept;
+	struct link link;
+
+	kt_ktls_install(&no_ktls);
+	link.loop = kt_mode_loop(MODE(_i));
+	memset(link.ends, 0, sizeof(link.ends));
+	kt_tcp_pair(fds);
+	for (int i = 0; i < 2; i++) {
+		kt_stream_open(&link.ends[i].s, link.loop, fds[i], 0);
+		kt_stream_start(&link.ends[i].s);
+		link.ends[i].s.keep = true;
+	}
+	kt_stream_put(&link.ends[1].s, "head", 4);
+	ck_assert_int_eq(kt_send_file(&link.ends[1].s, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent), 0);
+	ck_assert_int_eq(kt_send_file(&link.ends[1].s, fd, 0, 1000, FLAGS(_i), &kept), 0);
+	context = kt_tls_setup_context(&setup, KLOOP_TLS_SERVER);
+	kt_tls_upgrade(&link.ends[1], context, NULL, KLOOP_KTLS_AUTO);
+	kloop_tls_context_unref(context);
+	ck_assert_int_eq(kt_cancel_file(&sent), 0);
+	ck_assert_int_eq(kt_cancel_file(&sent), -ENOENT);
+	kt_turn_until(link.loop, &sent.done, 1);
+	ck_assert_int_eq(sent.status, -ECANCELED);
+	ck_assert_uint_eq(sent.bytes, 0);
+	/* What was written beside it comes, and nothing of it. */
+	kt_stream_await(&link.ends[0].s, 1004);
+	ck_assert(memcmp(link.ends[0].s.data, "head", 4) == 0);
+	ck_assert(kt_is_fill(link.ends[0].s.data + 4, 1000, 0));
+	context = kt_tls_setup_context(&setup, KLOOP_TLS_CLIENT);
+	kt_tls_upgrade(&link.ends[0], context, "localhost", KLOOP_KTLS_AUTO);
+	kloop_tls_context_unref(context);
+	kt_tls_await(&link.ends[0]);
+	kt_tls_await(&link.ends[1]);
+	ck_assert_int_eq(link.ends[0].result, 0);
+	ck_assert_int_eq(kept.status, 0);
+	ck_assert_int_eq(sent.done, 1);
+	link_close(&link);
+	kt_close(fd);
+}
+END_TEST
+
 /* ---- encrypted by the kernel --------------------------------------------- */
 
 START_TEST(auto_moves)
@@ -552,6 +598,7 @@ int main(void)
 	tcase_add_loop_test(tcase, user_space_ends, 0, ALL);
 	tcase_add_loop_test(tcase, closed, 0, ALL);
 	tcase_add_loop_test(tcase, before_the_upgrade, 0, ALL);
+	tcase_add_loop_test(tcase, cancelled_before_the_upgrade, 0, ALL);
 	tcase = kt_case(suite, "kernel", 120);
 	tcase_add_loop_test(tcase, auto_moves, 0, ALL);
 	tcase_add_loop_test(tcase, auto_stays, 0, ALL);

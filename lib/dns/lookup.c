@@ -148,8 +148,11 @@ void kl_lookups_deliver(struct kloop_resolver *resolver)
 
 void kl_lookups_cancel(struct kloop_resolver *resolver)
 {
-	for (struct kl_lookup *lookup = resolver->lookups; lookup; lookup = lookup->next)
+	for (struct kl_lookup *lookup = resolver->lookups; lookup; lookup = lookup->next) {
 		kl_lookup_end(lookup, -ECANCELED);
+		/* Also one that has a result which is not told yet. */
+		lookup->result = -ECANCELED;
+	}
 }
 
 int kloop_lookup_cancel(struct kloop_lookup *user)

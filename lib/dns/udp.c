@@ -36,6 +36,7 @@ struct kl_flight {
 	bool cased;
 	bool busy; /* its datagrams are being looked at */
 	bool family6;
+	bool shut; /* given up, and there was no memory to cancel the operation */
 	uint8_t bad;
 	uint8_t server;
 };
@@ -105,7 +106,7 @@ static void put_socket(struct kl_flight *flight)
 		return;
 	/* One that an operation still refers to cannot serve again. */
 	if (!kloop_op_is_active(&flight->op) && idle->count < KL_IDLE_SOCKETS &&
-	    !flight->resolver->closing &&
+	    !flight->resolver->closing && !flight->shut &&
 	    clean(flight->fd, flight->asked[0] || flight->asked[1] || flight->bad != 0))
 		idle->fds[idle->count++] = flight->fd;
 	else
@@ -132,17 +133,23 @@ static void free_flight(struct kl_flight *flight)
 	kl_resolver_release(resolver);
 }
 
-/* The query needs it no more; its memory goes when the kernel has let go of it. */
+/*
+ * The query needs it no more; its memory goes when the kernel has let go of it. Without
+ * memory to ask for that, the socket is shut down, which ends the wait, and closed then.
+ */
 static void give_up(struct kl_flight *flight)
 {
+	bool waits = kloop_op_is_active(&flight->op);
+
 	flight->query = NULL;
-	put_socket(flight);
-	if (kloop_op_is_active(&flight->op)) {
-		/* Without memory for the request it ends with the loop. */
-		(void)kloop_op_cancel(&flight->op);
-	} else if (!flight->busy) {
-		free_flight(flight);
+	if (waits && kloop_op_cancel(&flight->op) < 0) {
+		flight->shut = true;
+		(void)shutdown(flight->fd, SHUT_RDWR);
+		return;
 	}
+	put_socket(flight);
+	if (!waits && !flight->busy)
+		free_flight(flight);
 }
 
 void kl_udp_forget(struct kl_query *query)
@@ -433,6 +440,7 @@ static void ready(struct kloop_op *op, int32_t result, uint32_t flags)
 	(void)result;
 	(void)flags;
 	if (!flight->query) {
+		put_socket(flight);
 		free_flight(flight);
 		return;
 	}

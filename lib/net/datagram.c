@@ -123,8 +123,13 @@ static void close_fd(struct kloop_datagram *datagram)
 	if (datagram->flags & KLOOP_DATAGRAM_KEEP_FD)
 		return;
 	datagram->send_op.complete = close_done;
-	if (kl_loop_is_closing(datagram->loop) ||
-	    kl_op_close(datagram->loop, &datagram->send_op, datagram->fd) < 0)
+	if (!kl_loop_is_closing(datagram->loop) &&
+	    kl_op_close(datagram->loop, &datagram->send_op, datagram->fd) == 0)
+		return;
+	/* A receive that the kernel does not have yet would meet the next file of this number. */
+	if (kloop_op_is_active(&datagram->read_op))
+		datagram->state |= KL_DATAGRAM_CLOSE_LATER;
+	else
 		close(datagram->fd);
 }
 
@@ -158,8 +163,13 @@ static bool close_step(struct kloop_datagram *datagram)
 		}
 		close_fd(datagram);
 	}
-	if (kloop_op_is_active(&datagram->read_op) || kloop_op_is_active(&datagram->send_op) ||
-	    (datagram->defer.scheduled && !ending) || settle(datagram))
+	if (kloop_op_is_active(&datagram->read_op) || kloop_op_is_active(&datagram->send_op))
+		return false;
+	if (kl_datagram_has(datagram, KL_DATAGRAM_CLOSE_LATER)) {
+		datagram->state &= ~(uint32_t)KL_DATAGRAM_CLOSE_LATER;
+		close(datagram->fd);
+	}
+	if ((datagram->defer.scheduled && !ending) || settle(datagram))
 		return false;
 	free_datagram(datagram);
 	return true;

@@ -29,6 +29,8 @@ enum kl_datagram_state {
 	KL_DATAGRAM_SETTLED = 1 << 10, /* with SQPOLL: the polling thread let go of the socket, too */
 	KL_DATAGRAM_EXITING = 1 << 11, /* freed by the loop's exit hook */
 	KL_DATAGRAM_BUSY = 1 << 12,    /* inside the bracket */
+	/* CLOSED, but for close(2), which waits until the receive has ended. */
+	KL_DATAGRAM_CLOSE_LATER = 1 << 13,
 };
 
 /* A datagram with an address, in one piece of memory: queued to be sent, or held. */

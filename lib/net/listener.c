@@ -44,6 +44,7 @@ struct kloop_listener {
 	bool failed;    /* on_error told an error for good */
 	bool closing;
 	bool closed;  /* the descriptor is closed, or the operation to do so is on */
+	bool close_later; /* but for close(2), which waits until the accept has ended */
 	bool settled; /* with SQPOLL: the polling thread let go of the socket, too */
 	bool exiting; /* freed by the loop's exit hook */
 	bool busy;    /* inside a callback */
@@ -106,13 +107,22 @@ static bool close_step(struct kloop_listener *listener)
 	if (!listener->closed) {
 		listener->closed = true;
 		listener->close_op.complete = close_done;
-		if (!(listener->flags & KLOOP_LISTENER_KEEP_FD) &&
-		    (ending ||
-		     kl_op_close(listener->loop, &listener->close_op, listener->fd) < 0))
-			close(listener->fd);
+		/*
+		 * Where there is no room for the operation, there may be none for the accept: one
+		 * that the kernel does not have yet would meet the next file of this number.
+		 */
+		listener->close_later =
+			!(listener->flags & KLOOP_LISTENER_KEEP_FD) &&
+			(ending ||
+			 kl_op_close(listener->loop, &listener->close_op, listener->fd) < 0);
 	}
-	if (kloop_op_is_active(&listener->accept_op) || kloop_op_is_active(&listener->close_op) ||
-	    (listener->defer.scheduled && !ending))
+	if (kloop_op_is_active(&listener->accept_op) || kloop_op_is_active(&listener->close_op))
+		return false;
+	if (listener->close_later) {
+		listener->close_later = false;
+		close(listener->fd);
+	}
+	if (listener->defer.scheduled && !ending)
 		return false;
 	if (!ending && settle(listener))
 		return false;

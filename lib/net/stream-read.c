@@ -292,8 +292,10 @@ bool kl_stream_ask_owner(struct kloop_stream *stream, size_t suggested, void **r
 
 	*ret_bytes = 0;
 	/* A layer reads on its own account too: while the stream closes, for one. */
-	return handlers->on_alloc && kl_stream_can_deliver(stream) &&
-	       handlers->on_alloc(stream, suggested, ret_buffer, ret_bytes, stream->user) >= 0 &&
+	if (!handlers->on_alloc || !kl_stream_can_deliver(stream))
+		return false;
+	kl_loop_note_call(stream->loop);
+	return handlers->on_alloc(stream, suggested, ret_buffer, ret_bytes, stream->user) >= 0 &&
 	       *ret_bytes > 0;
 }
 

@@ -271,16 +271,23 @@ struct kl_file *kl_stream_get_file(struct kloop_stream *stream)
 	return batch ? kl_batch_get_file(batch) : NULL;
 }
 
-/* The next batch of the queue: what is being sent, what that interrupted, what is pending. */
+/*
+ * The next batch of the queue: what is being sent, what that interrupted, what the layer
+ * took, what is pending.
+ */
 static struct kl_batch *next_batch(struct kloop_stream *stream, struct kl_batch *batch)
 {
 	bool connecting = kl_stream_has(stream, KL_STREAM_CONNECTING);
+	struct kl_layer *layer = stream->layer;
+	struct kl_batch *taken = layer ? layer->ops->get_taken(stream) : NULL;
 
-	if (!batch)
-		return !connecting && stream->out.sending ? stream->out.sending : stream->pending;
-	if (batch == stream->pending)
+	if (!batch && !connecting && stream->out.sending)
+		return stream->out.sending;
+	if (batch == stream->pending && batch)
 		return NULL;
-	return batch->next ? batch->next : stream->pending;
+	if (batch && batch->next)
+		return batch->next;
+	return taken && batch != taken ? taken : stream->pending;
 }
 
 struct kl_file *kl_stream_find_file(struct kloop_stream *stream, const void *owner)

@@ -112,8 +112,13 @@ static void close_fd(struct kloop_stream *stream)
 	if (stream->flags & KLOOP_STREAM_KEEP_FD)
 		return;
 	stream->write_op.complete = close_done;
-	if (kl_loop_is_closing(stream->loop) ||
-	    kl_op_close(stream->loop, &stream->write_op, stream->fd) < 0)
+	if (!kl_loop_is_closing(stream->loop) &&
+	    kl_op_close(stream->loop, &stream->write_op, stream->fd) == 0)
+		return;
+	/* A receive that the kernel does not have yet would meet the next file of this number. */
+	if (kloop_op_is_active(&stream->read_op))
+		stream->state |= KL_STREAM_CLOSE_LATER;
+	else
 		close(stream->fd);
 }
 
@@ -147,6 +152,10 @@ static bool close_step(struct kloop_stream *stream)
 	}
 	if (kloop_op_is_active(&stream->read_op) || kloop_op_is_active(&stream->write_op))
 		return false;
+	if (kl_stream_has(stream, KL_STREAM_CLOSE_LATER)) {
+		stream->state &= ~(uint32_t)KL_STREAM_CLOSE_LATER;
+		close(stream->fd);
+	}
 	/* Taking a defer back is dear where many are scheduled; it comes by itself. */
 	if (stream->defer.scheduled && !kl_loop_is_closing(stream->loop))
 		return false;

@@ -57,6 +57,9 @@ enum kl_stream_state {
 	/* To be aborted once what this turn wrote was offered to the kernel. */
 	KL_STREAM_LAST = 1 << 23,
 
+	/* CLOSED, but for close(2), which waits until the receive has ended. */
+	KL_STREAM_CLOSE_LATER = 1 << 24,
+
 	/* What kl_stream_leave() has to look at. */
 	KL_STREAM_ATTENTION = KL_STREAM_SHUT_PENDING | KL_STREAM_FAILED | KL_STREAM_CLOSING,
 	/* What makes calls of the owner fail with -ESTALE. */
@@ -122,7 +125,10 @@ struct kl_layer_ops {
 	 */
 	bool (*end_write)(struct kloop_stream *stream, bool closing);
 
-	/* What the layer took over from the owner's writes goes back, not sent. */
+	/* What the layer took over from the owner's writes, and has not sent; or NULL. */
+	struct kl_batch *(*get_taken)(struct kloop_stream *stream);
+
+	/* It goes back, not sent. */
 	void (*release_all)(struct kloop_stream *stream, int status);
 
 	/* The stream failed: returns whether the layer told the owner. */

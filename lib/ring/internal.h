@@ -119,6 +119,7 @@ enum {
 	KL_OP_CANCELLED = 1 << 5, /* at the loop's end: the kernel was asked to end it */
 	KL_OP_STUBBORN = 1 << 6,  /* the kernel was asked, and said -EALREADY */
 	KL_OP_CLOSES = 1 << 7,    /* a close of a descriptor */
+	KL_OP_ASKED = 1 << 8,     /* the kernel was asked to end it, at least once */
 };
 
 /* In the user_data of a cancel, beside the operation's address. */
@@ -190,6 +191,9 @@ int kl_wake_arm(struct kloop_loop *loop);
 int kl_posts_run(struct kloop_loop *loop);
 
 /* signal.c */
+void kl_signals_lock(void);
+void kl_signals_unlock(void);
+void kl_signals_begin_child(void);
 int kl_signals_deliver(struct kloop_loop *loop);
 void kl_signals_clear(struct kloop_loop *loop);
 

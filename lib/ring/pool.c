@@ -125,6 +125,9 @@ static int new_pool(struct kloop_loop *loop, unsigned count, unsigned used, size
 	if (ret_pool == NULL || count < 1 || count > 32768 || (count & (count - 1)) != 0 ||
 	    buffer_bytes < 256 || buffer_bytes > 1 << 20)
 		return -EINVAL;
+	/* With 32 bits there are sizes that no address space has. */
+	if (buffer_bytes > PTRDIFF_MAX / count)
+		return -ENOMEM;
 	if (!(loop->features & KLOOP_FEATURE_BUFFER_RING))
 		return -EOPNOTSUPP;
 	pool = kl_calloc(1, sizeof(*pool));

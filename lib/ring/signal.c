@@ -34,6 +34,23 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned watchers[MAX_SIGNAL];
 static struct sigaction former[MAX_SIGNAL];
 
+/* Around fork(2), so that no child begins with the table half-changed and locked for good. */
+void kl_signals_lock(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void kl_signals_unlock(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+/* The threads that ran handlers are not there. */
+void kl_signals_begin_child(void)
+{
+	atomic_store(&running, 0);
+}
+
 static void handler(int number)
 {
 	atomic_fetch_add(&running, 1);
@@ -69,8 +86,7 @@ static void leave_table(struct kloop_loop *loop)
 		if (atomic_load(&loops[i]) == loop)
 			atomic_store(&loops[i], NULL);
 	}
-	/* In a forked child the thread that ran a handler is gone, and its count stays. */
-	while (atomic_load(&running) != 0 && loop->front.fork_generation == kl_fork_generation())
+	while (atomic_load(&running) != 0)
 		;
 }
 

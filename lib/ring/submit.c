@@ -139,6 +139,7 @@ int kl_op_request_cancel(struct kloop_loop *loop, struct kloop_op *op)
 	io_uring_sqe_set_data64(sqe, (uint64_t)(uintptr_t)op | KL_CANCEL_BIT);
 	if (loop->features & KLOOP_FEATURE_CQE_SKIP)
 		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	op->state |= KL_OP_ASKED;
 	return 0;
 }
 
@@ -148,7 +149,7 @@ int kl_op_request_cancel(struct kloop_loop *loop, struct kloop_op *op)
  * MSG_WAITALL that moved a part goes on with the rest, and waits again (seen with
  * Linux 6.18 and a Unix socket that is full). So it is asked again, after a
  * while. The operation may be gone, or its memory in use by another one: only
- * what is in flight is looked at.
+ * what is in flight is looked at, and of that only what somebody wants to end.
  */
 void kl_op_note_cancel(struct kloop_loop *loop, uint64_t user_data, int32_t result)
 {
@@ -160,7 +161,7 @@ void kl_op_note_cancel(struct kloop_loop *loop, uint64_t user_data, int32_t resu
 		return;
 	while (op != &loop->in_flight && op != wanted)
 		op = op->next;
-	if (op == &loop->in_flight)
+	if (op == &loop->in_flight || !(op->state & KL_OP_ASKED))
 		return;
 	op->state |= KL_OP_STUBBORN;
 	/* Without memory for the timer, or at the loop's end, which asks by itself: not again. */

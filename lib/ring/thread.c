@@ -18,14 +18,26 @@ const void *kl_thread_number_make(void)
 	return (const void *)kl_thread_number;
 }
 
-static void count_fork(void)
+static void begin_fork(void)
+{
+	kl_signals_lock();
+}
+
+static void end_in_parent(void)
+{
+	kl_signals_unlock();
+}
+
+static void begin_child(void)
 {
 	kl_fork_count++;
+	kl_signals_begin_child();
+	kl_signals_unlock();
 }
 
 static void install(void)
 {
-	fork_error = -pthread_atfork(NULL, NULL, count_fork);
+	fork_error = -pthread_atfork(begin_fork, end_in_parent, begin_child);
 }
 
 /* To be called before the first loop is made. 0, or -ENOMEM. */

@@ -367,6 +367,11 @@ static bool end_write(struct kloop_stream *stream, bool closing)
 
 /* ---- the layer: the end ----------------------------------------------- */
 
+static struct kl_batch *get_taken(struct kloop_stream *stream)
+{
+	return kl_tls_of_layer(stream->layer)->out;
+}
+
 static void release_all(struct kloop_stream *stream, int status)
 {
 	struct kloop_tls *tls = kl_tls_of_layer(stream->layer);
@@ -403,6 +408,7 @@ static const struct kl_layer_ops layer_ops = {
 	.note_file = note_file,
 	.run_file = run_file,
 	.end_write = end_write,
+	.get_taken = get_taken,
 	.release_all = release_all,
 	.tell_failure = tell_failure,
 	.free = free_layer,

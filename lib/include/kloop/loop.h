@@ -150,6 +150,11 @@ KLOOP_EXPORT int kloop_loop_new(const struct kloop_loop_options *options,
  * without a call. A completion function that submits again is refused with
  * -ESTALE.
  *
+ * By another thread while the owner lives: it cannot wait for what a thread of
+ * the kernel is in the middle of. Such an operation (a read or write of a file,
+ * mostly) completes with -ECANCELED, and may use the memory lent to it for a
+ * moment longer. The owner waits, and an owner that ended has waited.
+ *
  * In a forked child it frees there what the child has copies of: operations
  * complete with -ECANCELED, lent memory is released, streams and the like end
  * as if aborted, with on_close alone, lookups end, calls that were posted are
