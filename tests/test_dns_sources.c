@@ -332,6 +332,11 @@ START_TEST(without_netlink)
 		{ .family = AF_INET, .address = { 127, 0, 0, 1 } },
 		{ .family = AF_INET, .address = { 127, 0, 0, 2 } },
 	};
+	struct kl_found_address turns[] = {
+		{ .family = AF_INET, .address = { 127, 128, 0, 9 } },
+		{ .family = AF_INET, .address = { 127, 2, 0, 9 } },
+		{ .family = AF_INET, .address = { 127, 0, 0, 9 } },
+	};
 	struct kl_gai gai = { 0 };
 	struct kl_routes routes;
 	bool has4 = false, has6 = false;
@@ -344,6 +349,10 @@ START_TEST(without_netlink)
 	ck_assert(has6);
 	kl_order(&routes, &gai, found, KT_COUNT(found));
 	ck_assert(found[0].reachable && found[1].reachable);
+	/* Nor is anything known of networks: what a server puts first stays there. */
+	kl_order(&routes, &gai, turns, KT_COUNT(turns));
+	for (unsigned i = 0; i < KT_COUNT(turns); i++)
+		ck_assert_uint_eq(turns[i].position, i);
 	netlink_refused = false;
 	kl_routes_free(&routes);
 }

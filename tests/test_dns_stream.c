@@ -461,6 +461,66 @@ static void count_done(struct kt_lookup *lookup)
 	(*(int *)lookup->data)++;
 }
 
+static int delay(struct kt_dot *server, const struct kt_question *question, uint8_t *wire)
+{
+	(void)question;
+	(void)wire;
+	if (STAT(prefetches) == 0)
+		return -1; /* somebody waits for it: it came too late to be early */
+	server->hook = NULL; /* the next one is answered */
+	return 0;
+}
+
+/* False: it took so long that the name was too old to be fetched early. */
+static bool renew_early(void)
+{
+	struct kt_lookup lookup;
+	const struct addrinfo hints = { .ai_family = AF_INET, .ai_socktype = SOCK_STREAM };
+
+	kt_lookup_init(&lookup);
+	for (int i = 0; i < 9; i++)
+		ck_assert_str_eq(kt_resolve(loop, resolver, "www.test", AF_INET), "192.0.2.1");
+	kt_turn_for(loop, 1850);
+	first.hook = delay;
+	kt_lookup_start(&lookup, resolver, "www.test", NULL, &hints);
+	ck_assert_int_eq(kt_lookup_wait(&lookup, loop), 0);
+	kt_lookup_clear(&lookup);
+	return STAT(prefetches) == 1;
+}
+
+/*
+ * A name is asked for early, on nobody's behalf, when the configuration is
+ * exchanged: until its answer is there the old one is needed by that connection.
+ */
+START_TEST(asked_by_nobody_for_an_old_configuration)
+{
+	const int connections = _i == 0 ? 3 : 2;
+
+	kloop_resolver_options_set_flags(options, KLOOP_RESOLVER_NO_ENVIRONMENT);
+	first.zone.ttl_s = 2;
+	use_first();
+	for (int i = 0; !renew_early(); i++) {
+		ck_assert_int_lt(i, 20);
+		first.hook = NULL;
+		ck_assert_int_ge(kloop_resolver_flush(resolver, NULL), 0);
+	}
+	kt_turn_until(loop, &first.questions, first.questions + (first.hook != NULL));
+	ck_assert_ptr_null(first.hook);
+	ck_assert_int_eq(kloop_resolver_reload(resolver), 0);
+	ck_assert_str_eq(kt_resolve(loop, resolver, "one.test", AF_INET), "192.0.2.11");
+	ck_assert_int_eq(first.connections, 2);
+	/* It asks again by another connection, or is given up with the resolver. */
+	if (_i == 0)
+		kt_dot_end_peers(&first, true);
+	kt_turn_until(loop, &first.connections, connections);
+	for (int i = 0; _i == 0 && STAT(in_flight) != 0; i++) {
+		ck_assert_int_lt(i, KT_PATIENCE_MS);
+		kt_turn(loop, KT_MS);
+	}
+	ck_assert_str_eq(kt_resolve(loop, resolver, "two.test", AF_INET), "192.0.2.22");
+}
+END_TEST
+
 START_TEST(more_questions_than_a_connection_takes)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
@@ -522,6 +582,7 @@ int main(void)
 	tcase_add_loop_test(tcase, closed_at_any_time, 0, 10);
 	tcase_add_loop_test(tcase, the_loop_goes_first, 0, 10);
 	tcase_add_test(tcase, a_new_configuration_connects_anew);
+	tcase_add_loop_test(tcase, asked_by_nobody_for_an_old_configuration, 0, 2);
 	tcase_add_test(tcase, more_questions_than_a_connection_takes);
 	return kt_main(suite);
 }

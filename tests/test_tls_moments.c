@@ -133,6 +133,52 @@ START_TEST(reset_while_paused)
 }
 END_TEST
 
+/* Why the peer gives up is told, though it is read later, when the connection has ended too. */
+START_TEST(alert_before_the_end)
+{
+	static const unsigned char alert[2] = { 2, SSL_AD_CERTIFICATE_UNKNOWN };
+	struct kt_tls_setup setup = {
+		.version = KLOOP_TLS_1_2,
+		.ktls = KLOOP_KTLS_OFF,
+		.cipher = "ECDHE-ECDSA-AES128-GCM-SHA256",
+	};
+	unsigned char record[KL_TLS_HEADER_BYTES + sizeof(alert) + 32];
+	struct linger linger = { .l_onoff = 1 };
+	struct kl_tls_key key;
+	struct kt_peer peer;
+	struct half half;
+	ptrdiff_t bytes;
+
+	open_server(&half, &peer, &setup);
+	kt_turn_for(half.loop, 20);
+	ck_assert_int_eq(kl_tls_key_derive(&key, peer.ssl, NULL, true), 0);
+	key.sequence = 1;
+	bytes = kl_tls_record_seal(&key, KL_TLS_ALERT, alert, sizeof(alert), record);
+	ck_assert_int_gt(bytes, 0);
+	kl_tls_key_wipe(&key);
+	kt_stream_stop(&half.end.s);
+	kt_write_all(half.fd, record, (size_t)bytes);
+	kt_turn_for(half.loop, 20);
+	SSL_set_quiet_shutdown(peer.ssl, 1);
+	if (_i) {
+		ck_assert_int_eq(
+			setsockopt(half.fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)), 0);
+		kt_peer_free(&peer);
+	} else {
+		ck_assert_int_eq(shutdown(half.fd, SHUT_WR), 0);
+	}
+	kt_turn_for(half.loop, 20);
+	kt_stream_start(&half.end.s);
+	kt_turn_until(half.loop, &half.end.s.count[KT_ON_ERROR], 1);
+	if (!_i)
+		kt_peer_free(&peer);
+	ck_assert_msg(half.end.s.error == KLOOP_ERROR_TLS_ALERT, "%s",
+		      kloop_error_name(half.end.s.error));
+	ck_assert_int_eq(kloop_tls_get_alert(half.end.tls), SSL_AD_CERTIFICATE_UNKNOWN);
+	end_half(&half);
+}
+END_TEST
+
 /* ---- in the middle of a message ------------------------------------------- */
 
 /* A ticket that takes several records, as of servers that keep a certificate in it. */
@@ -227,6 +273,57 @@ START_TEST(half_a_ticket)
 	kt_close(fds[1]);
 	kt_close(half.fd);
 	end_half(&half);
+}
+END_TEST
+
+/* A server asks who its client is, by OpenSSL's own call: the question goes before what it writes. */
+START_TEST(who_are_you)
+{
+	struct kt_tls_setup setup = {
+		.version = KLOOP_TLS_1_3,
+		.ktls = _i % 2 ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
+	};
+	const bool closes = _i & 2, while_sending = _i & 4;
+	const size_t bytes = while_sending ? LARGE : 1000;
+	struct kt_peer peer;
+	struct half half;
+	SSL *ssl;
+
+	kt_ktls_install(&kt_linux_6_14);
+	open_half(&half, KLOOP_TLS_SERVER, &setup);
+	kt_peer_open(&peer, half.fd, false, setup.version);
+	SSL_set_post_handshake_auth(peer.ssl, 1);
+	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
+	kt_peer_step(&peer);
+	ck_assert_int_eq(half.end.result, 0);
+	ssl = kloop_tls_get_ssl(half.end.tls);
+	SSL_set_verify(ssl, SSL_VERIFY_PEER, NULL);
+	kt_tls_put(&half.end, bytes, 0);
+	if (while_sending) {
+		kt_turn_for(half.loop, 20);
+		ck_assert_uint_gt(kloop_stream_get_write_bytes(half.end.s.stream), 0);
+	}
+	ck_assert_int_eq(SSL_verify_client_post_handshake(ssl), 1);
+	if (closes)
+		kloop_stream_close(half.end.s.stream);
+	kt_peer_await(&peer, half.loop, bytes);
+	if (closes) {
+		kt_peer_until(&peer, half.loop, &peer.error, SSL_ERROR_ZERO_RETURN);
+		ck_assert_int_eq(peer.error, SSL_ERROR_ZERO_RETURN);
+	} else {
+		kt_peer_put(&peer, half.loop, 100, 0);
+		kt_stream_await(&half.end.s, 100);
+		kt_tls_put(&half.end, 1000, bytes);
+		kt_peer_await(&peer, half.loop, bytes + 1000);
+		/* It was asked, and answered before it wrote again. */
+		kt_peer_put(&peer, half.loop, 100, 100);
+		kt_stream_await(&half.end.s, 200);
+		ck_assert_int_eq(SSL_verify_client_post_handshake(ssl), 1);
+	}
+	ck_assert_int_eq(half.end.s.count[KT_ON_ERROR], 0);
+	kt_peer_free(&peer);
+	end_half(&half);
+	kt_ktls_remove();
 }
 END_TEST
 
@@ -328,7 +425,9 @@ static Suite *make_suite(void)
 
 	tcase_add_loop_test(end, more_behind_the_close, 0, 4);
 	tcase_add_loop_test(end, reset_while_paused, 0, 2);
+	tcase_add_loop_test(end, alert_before_the_end, 0, 2);
 	tcase_add_loop_test(middle, half_a_ticket, 0, 4);
+	tcase_add_loop_test(middle, who_are_you, 0, 8);
 	tcase_add_loop_test(more, keys_asked_for_twice, 0, 2);
 	tcase_add_loop_test(more, hellos_without_end, 0, 2);
 	return suite;

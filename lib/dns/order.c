@@ -381,8 +381,8 @@ static void rank_source(const struct kl_gai *gai, const struct kl_found_address 
 	if (found->family == AF_INET6) {
 		ranked->common = kl_common_bits(found->address, source);
 	} else {
-		/* With IPv4 it counts only inside the network of the source. */
-		unsigned prefix = found->local ? found->local->prefix : 0;
+		/* With IPv4 it counts only inside the network of the source, if that is known. */
+		unsigned prefix = found->local ? found->local->prefix : 32;
 		unsigned common;
 
 		map4(found->address, address);

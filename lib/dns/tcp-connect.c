@@ -205,6 +205,7 @@ static void on_close(struct kloop_stream *stream, void *user)
 		tcp->server->tcp = NULL;
 	kloop_timer_stop(&tcp->timer);
 	kl_tcp_drop_asked(tcp);
+	kl_config_unref(tcp->config);
 	kl_free(tcp->frame);
 	kl_free(tcp);
 	kl_resolver_release(resolver);
@@ -274,7 +275,8 @@ int kl_tcp_connect(struct kloop_resolver *resolver, struct kl_config *config, un
 		ret = kl_random_fill(&resolver->random, &tcp->secret, sizeof(tcp->secret));
 	if (ret == 0) {
 		tcp->resolver = resolver;
-		tcp->config = config;
+		/* A query that nobody waits for may be the last one to hold it otherwise. */
+		tcp->config = kl_config_ref(config);
 		tcp->server = server;
 		tcp->position = position;
 		kloop_timer_init(&tcp->timer, expire);
@@ -282,6 +284,7 @@ int kl_tcp_connect(struct kloop_resolver *resolver, struct kl_config *config, un
 					   &tcp->stream);
 	}
 	if (ret < 0) {
+		kl_config_unref(tcp ? tcp->config : NULL);
 		kl_free(tcp);
 		return ret;
 	}

@@ -27,8 +27,8 @@ struct kl_asked {
 
 struct kl_tcp {
 	struct kloop_resolver *resolver;
-	struct kl_config *config;
-	struct kl_server *server;
+	struct kl_config *config; /* held until the stream's end */
+	struct kl_server *server; /* of it */
 	struct kloop_stream *stream;
 	struct kloop_timer timer; /* for idleness */
 	unsigned position; /* of the server */

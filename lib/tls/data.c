@@ -218,8 +218,10 @@ void kl_tls_encrypt(struct kloop_tls *tls)
 	char *buffer;
 	int r;
 
-	if (kl_tls_is_in_message(tls))
-		return; /* kl_tls_run() has the stream come back */
+	if (kl_tls_is_in_message(tls) && stream->pending)
+		kl_tls_continue_message(tls);
+	if (kl_tls_is_in_message(tls) || kl_stream_has(stream, KL_STREAM_FAILED))
+		return; /* with the rest of the message the stream comes back */
 	r = check_limit(tls);
 	while (r == 0 && total < ENCRYPT_MAX) {
 		if (!stream->pending)

@@ -193,10 +193,19 @@ int kl_tls_note_failure(struct kloop_tls *tls, int error)
 	return tls->error;
 }
 
+/* Is it the end that OpenSSL stumbled over, and not an alert, say, that came before it? */
+static bool is_by_end(void)
+{
+	unsigned long error = ERR_peek_last_error();
+
+	return error == 0 || (ERR_GET_LIB(error) == ERR_LIB_SSL &&
+			      ERR_GET_REASON(error) == SSL_R_UNEXPECTED_EOF_WHILE_READING);
+}
+
 int kl_tls_note_refusal(struct kloop_tls *tls)
 {
 	/* The peer's end inside a record; the records before it have been read. */
-	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls))
+	if (kl_tls_has(tls, KL_TLS_RAW_ENDED) && !kl_tls_has_input(tls) && is_by_end())
 		return kl_tls_note_failure(tls, tls->raw_error < 0 ? tls->raw_error
 								   : KLOOP_ERROR_TLS_TRUNCATED);
 	return kl_tls_note_failure(tls, KLOOP_ERROR_TLS_PROTOCOL);

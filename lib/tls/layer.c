@@ -152,8 +152,7 @@ static void handshake(struct kloop_tls *tls)
 		handshake_done(tls);
 }
 
-/* More of a message: whether the owner reads or not, for what he writes waits for it. */
-static void continue_message(struct kloop_tls *tls)
+void kl_tls_continue_message(struct kloop_tls *tls)
 {
 	int r = 0, result;
 
@@ -188,10 +187,9 @@ void kl_tls_run(struct kloop_tls *tls)
 		handshake(tls);
 	/* At the end of a stream that closes nobody waits for the rest, unless to write. */
 	if (kl_tls_is_in_message(tls) &&
-	    (kl_tls_has_input(tls) ||
-	     (kl_tls_has(tls, KL_TLS_RAW_ENDED) &&
-	      (!kl_stream_has(stream, KL_STREAM_CLOSING) || stream->pending))))
-		continue_message(tls);
+	    (kl_tls_has_input(tls) || !kl_tls_has(tls, KL_TLS_RAW_ENDED) ||
+	     !kl_stream_has(stream, KL_STREAM_CLOSING) || stream->pending))
+		kl_tls_continue_message(tls);
 	if (kl_tls_has(tls, KL_TLS_OPEN))
 		kl_tls_pump(tls);
 }

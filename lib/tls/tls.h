@@ -226,13 +226,21 @@ static inline bool kl_tls_has_input(const struct kloop_tls *tls)
 
 /*
  * Has OpenSSL read a part of a message that comes after the handshake, a ticket
- * cut into several records? Until it has the rest it writes nothing.
+ * cut into several records? Until it has the rest it writes nothing. It is the
+ * same with one that it has to write first: the question for a certificate
+ * after SSL_verify_client_post_handshake(3).
  */
 static inline bool kl_tls_is_in_message(const struct kloop_tls *tls)
 {
 	return kl_tls_has(tls, KL_TLS_OPEN) && !kl_tls_has(tls, KL_TLS_GOT_CLOSE) &&
 	       SSL_in_init(tls->ssl);
 }
+
+/*
+ * More of such a message: whether the owner reads or not, for what he writes
+ * waits for it.
+ */
+void kl_tls_continue_message(struct kloop_tls *tls);
 
 /* Take the steps that arrived bytes, or their end, make possible. */
 void kl_tls_run(struct kloop_tls *tls);
