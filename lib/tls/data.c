@@ -193,9 +193,9 @@ static int check_limit(struct kloop_tls *tls)
 {
 	if (tls->out_framing.records - tls->out_base < RECORDS_MAX)
 		return 0;
-	tls->out_base = tls->out_framing.records;
 	if (SSL_version(tls->ssl) < TLS1_3_VERSION)
-		return 0; /* it has no means for it */
+		return 0; /* it has no means for it, and its records count on */
+	tls->out_base = tls->out_framing.records;
 	tls->state |= KL_TLS_RENEWED;
 	return SSL_key_update(tls->ssl, SSL_KEY_UPDATE_NOT_REQUESTED)
 		       ? 0

@@ -230,7 +230,9 @@ static bool wants_receive(struct kloop_stream *stream)
 		return true;
 	if (!kl_tls_offload_may_receive(tls))
 		return false;
-	return kl_stream_has(stream, KL_STREAM_CLOSING) || kl_tls_is_in_message(tls) ||
+	/* What a kernel that opens records brings in the middle of a message is kept: not without end. */
+	return kl_stream_has(stream, KL_STREAM_CLOSING) ||
+	       (kl_tls_is_in_message(tls) && !stream->held) ||
 	       (kl_stream_can_deliver(stream) && !kl_tls_has_input(tls));
 }
 
