@@ -535,7 +535,8 @@ static Suite *signal_suite(void)
 	kt_add_storm_test(deliver, a_storm_is_survived);
 	kt_add_storm_test(deliver, watchers_change_in_a_storm);
 	tcase_add_test(deliver, a_signal_of_a_forked_child_stays_there);
-	tcase_add_test(deliver, forked_while_another_thread_changes_watchers);
+	/* For valgrind such a child has lost what the threads held that it does not have. */
+	kt_add_sleeping_test(deliver, forked_while_another_thread_changes_watchers, 0, 1);
 
 	tcase_add_test(life, the_former_handler_comes_back);
 	tcase_add_test(life, a_loop_that_ends_puts_handlers_back);
