@@ -388,24 +388,32 @@ START_TEST(closed)
 }
 END_TEST
 
+/* Both ends without TLS yet. */
+static void link_open_plain(struct link *link, int mode)
+{
+	int fds[2];
+
+	link->loop = kt_mode_loop(mode);
+	memset(link->ends, 0, sizeof(link->ends));
+	kt_tcp_pair(fds);
+	for (int i = 0; i < 2; i++) {
+		kt_stream_open(&link->ends[i].s, link->loop, fds[i], 0);
+		kt_stream_start(&link->ends[i].s);
+		link->ends[i].s.keep = true;
+	}
+}
+
 /* What was queued before the upgrade leaves as it is. */
 START_TEST(before_the_upgrade)
 {
 	struct kt_tls_setup setup = { .version = TLS(_i) };
 	struct kloop_tls_context *context;
-	int fd = kt_file_make(300 * KIB), fds[2];
+	int fd = kt_file_make(300 * KIB);
 	struct kt_sent sent;
 	struct link link;
 
 	kt_ktls_install(&no_ktls);
-	link.loop = kt_mode_loop(MODE(_i));
-	memset(link.ends, 0, sizeof(link.ends));
-	kt_tcp_pair(fds);
-	for (int i = 0; i < 2; i++) {
-		kt_stream_open(&link.ends[i].s, link.loop, fds[i], 0);
-		kt_stream_start(&link.ends[i].s);
-		link.ends[i].s.keep = true;
-	}
+	link_open_plain(&link, MODE(_i));
 	kt_stream_put(&link.ends[1].s, "head", 4);
 	ck_assert_int_eq(kt_send_file(&link.ends[1].s, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent), 0);
 	context = kt_tls_setup_context(&setup, KLOOP_TLS_SERVER);
@@ -430,20 +438,13 @@ END_TEST
 START_TEST(cancelled_before_the_upgrade)
 {
 	struct kt_tls_setup setup = { .version = TLS(_i) };
-	int fd = kt_file_make(300 * KIB), fds[2];
+	int fd = kt_file_make(300 * KIB);
 	struct kloop_tls_context *context;
 	struct kt_sent sent, kept;
 	struct link link;
 
 	kt_ktls_install(&no_ktls);
-	link.loop = kt_mode_loop(MODE(_i));
-	memset(link.ends, 0, sizeof(link.ends));
-	kt_tcp_pair(fds);
-	for (int i = 0; i < 2; i++) {
-		kt_stream_open(&link.ends[i].s, link.loop, fds[i], 0);
-		kt_stream_start(&link.ends[i].s);
-		link.ends[i].s.keep = true;
-	}
+	link_open_plain(&link, MODE(_i));
 	kt_stream_put(&link.ends[1].s, "head", 4);
 	ck_assert_int_eq(kt_send_file(&link.ends[1].s, fd, 0, KLOOP_FILE_END, FLAGS(_i), &sent), 0);
 	ck_assert_int_eq(kt_send_file(&link.ends[1].s, fd, 0, 1000, FLAGS(_i), &kept), 0);
