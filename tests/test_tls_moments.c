@@ -18,46 +18,10 @@
 /* More than any socket's buffers take. */
 #define LARGE ((size_t)24 << 20)
 
-/* One end is kLoop's, the other is in the test's hands. */
-struct half {
-	struct kloop_loop *loop;
-	struct kt_tls end;
-	int fd; /* of the other end */
-};
-
-static void check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes)
-{
-	if (event == KT_ON_DATA)
-		ck_assert(kt_is_fill(data, bytes, self->received - bytes));
-}
-
-static void open_half(struct half *half, enum kloop_tls_role role, const struct kt_tls_setup *setup)
-{
-	struct kloop_tls_context *context = kt_tls_setup_context(setup, role);
-	int fds[2];
-
-	memset(half, 0, sizeof(*half));
-	half->loop = kt_loop_new(NULL);
-	kt_pair(KT_TCP, fds);
-	half->fd = fds[0];
-	kt_stream_open(&half->end.s, half->loop, fds[1], 0);
-	half->end.s.then = check_fill;
-	kt_tls_upgrade(&half->end, context, role == KLOOP_TLS_CLIENT ? "localhost" : NULL,
-		       setup->ktls);
-	kloop_tls_context_unref(context);
-	kt_stream_start(&half->end.s);
-}
-
-static void end_half(struct half *half)
-{
-	kt_stream_abort(&half->end.s);
-	kt_loop_free(half->loop);
-}
-
 /* A server that has shaken hands with a peer over TCP. */
-static void open_server(struct half *half, struct kt_peer *peer, const struct kt_tls_setup *setup)
+static void open_server(struct kt_half *half, struct kt_peer *peer, const struct kt_tls_setup *setup)
 {
-	open_half(half, KLOOP_TLS_SERVER, setup);
+	kt_half_open(half, KLOOP_TLS_SERVER, KT_MODE_BEST, setup);
 	kt_peer_open(peer, half->fd, false, setup->version);
 	kt_peer_until(peer, half->loop, &half->end.handshakes, 1);
 	kt_peer_step(peer);
@@ -79,7 +43,7 @@ START_TEST(more_behind_the_close)
 		.ktls = KLOOP_KTLS_OFF,
 	};
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	bool paused = _i / 2;
 
 	open_server(&half, &peer, &setup);
@@ -112,7 +76,7 @@ START_TEST(reset_while_paused)
 	struct kt_tls_setup setup = { .version = KLOOP_TLS_1_3, .ktls = KLOOP_KTLS_OFF };
 	struct linger linger = { .l_onoff = 1 };
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 
 	open_server(&half, &peer, &setup);
 	kt_turn_for(half.loop, 20); /* its tickets leave */
@@ -129,7 +93,7 @@ START_TEST(reset_while_paused)
 	kt_turn_until(half.loop, &half.end.s.count[KT_ON_ERROR], 1);
 	ck_assert_uint_eq(half.end.s.received, _i ? 100 : 0);
 	ck_assert_msg(half.end.s.error == -ECONNRESET, "%s", kloop_error_name(half.end.s.error));
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -146,7 +110,7 @@ START_TEST(alert_before_the_end)
 	struct linger linger = { .l_onoff = 1 };
 	struct kl_tls_key key;
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	ptrdiff_t bytes;
 
 	open_server(&half, &peer, &setup);
@@ -175,7 +139,7 @@ START_TEST(alert_before_the_end)
 	ck_assert_msg(half.end.s.error == KLOOP_ERROR_TLS_ALERT, "%s",
 		      kloop_error_name(half.end.s.error));
 	ck_assert_int_eq(kloop_tls_get_alert(half.end.tls), SSL_AD_CERTIFICATE_UNKNOWN);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -226,10 +190,10 @@ START_TEST(half_a_ticket)
 	struct kt_tls_setup setup = { .version = KLOOP_TLS_1_3, .ktls = KLOOP_KTLS_OFF };
 	uint64_t limit = kloop_now() + KT_PATIENCE_MS * KT_MS;
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	int fds[2];
 
-	open_half(&half, KLOOP_TLS_CLIENT, &setup);
+	kt_half_open(&half, KLOOP_TLS_CLIENT, KT_MODE_BEST, &setup);
 	set_option(half.fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	kt_pair(KT_LOCAL, fds);
 	kt_peer_open(&peer, fds[0], true, setup.version);
@@ -272,7 +236,7 @@ START_TEST(half_a_ticket)
 	kt_peer_free(&peer);
 	kt_close(fds[1]);
 	kt_close(half.fd);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -286,11 +250,11 @@ START_TEST(who_are_you)
 	const bool closes = _i & 2, while_sending = _i & 4;
 	const size_t bytes = while_sending ? LARGE : 1000;
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	SSL *ssl;
 
 	kt_ktls_install(&kt_linux_6_14);
-	open_half(&half, KLOOP_TLS_SERVER, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_peer_open(&peer, half.fd, false, setup.version);
 	SSL_set_post_handshake_auth(peer.ssl, 1);
 	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
@@ -322,7 +286,7 @@ START_TEST(who_are_you)
 	}
 	ck_assert_int_eq(half.end.s.count[KT_ON_ERROR], 0);
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 	kt_ktls_remove();
 }
 END_TEST
@@ -337,7 +301,7 @@ START_TEST(keys_asked_for_twice)
 		.ktls = _i ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
 	};
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 
 	kt_ktls_install(&kt_linux_6_14);
 	open_server(&half, &peer, &setup);
@@ -358,7 +322,7 @@ START_TEST(keys_asked_for_twice)
 	ck_assert_int_ge(peer.updates, 1);
 	ck_assert_int_eq(half.end.s.count[KT_ON_ERROR], 0);
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 	kt_ktls_remove();
 }
 END_TEST
@@ -375,7 +339,7 @@ START_TEST(hellos_without_end)
 	struct kl_tls_key key;
 	unsigned char record[KL_TLS_HEADER_BYTES + sizeof(hello) + 32];
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	uint64_t limit;
 	ptrdiff_t bytes;
 	unsigned sent = 0;
@@ -411,7 +375,7 @@ START_TEST(hellos_without_end)
 	ck_assert_uint_eq(kloop_tls_get_openssl_error(half.end.tls), 0);
 	kl_tls_key_wipe(&key);
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 	kt_ktls_remove();
 }
 END_TEST

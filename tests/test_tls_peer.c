@@ -14,43 +14,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* One end is kLoop's, the other is in the test's hands. */
-struct half {
-	struct kloop_loop *loop;
-	struct kt_tls end;
-	int fd; /* of the other end */
-};
-
-static void check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes)
-{
-	if (event == KT_ON_DATA)
-		ck_assert(kt_is_fill(data, bytes, self->received - bytes));
-}
-
-static void open_half(struct half *half, enum kloop_tls_role role, int mode,
-		      const struct kt_tls_setup *setup)
-{
-	struct kloop_tls_context *context = kt_tls_setup_context(setup, role);
-	int fds[2];
-
-	memset(half, 0, sizeof(*half));
-	half->loop = kt_mode_loop(mode);
-	kt_pair(KT_TCP, fds);
-	half->fd = fds[0];
-	kt_stream_open(&half->end.s, half->loop, fds[1], 0);
-	half->end.s.then = check_fill;
-	kt_tls_upgrade(&half->end, context, role == KLOOP_TLS_CLIENT ? "localhost" : NULL,
-		       setup->ktls);
-	kloop_tls_context_unref(context);
-	kt_stream_start(&half->end.s);
-}
-
-static void end_half(struct half *half)
-{
-	kt_stream_abort(&half->end.s);
-	kt_loop_free(half->loop);
-}
-
 /* ---- handshakes that fail ---------------------------------------------- */
 
 static const char *const garbage[] = {
@@ -66,11 +29,11 @@ START_TEST(not_tls)
 {
 	enum kloop_tls_role role = _i % 2 ? KLOOP_TLS_CLIENT : KLOOP_TLS_SERVER;
 	struct kt_tls_setup setup = { .ktls = KLOOP_KTLS_AUTO };
-	struct half half;
+	struct kt_half half;
 	const char *text = garbage[_i / 2];
 	size_t bytes = _i / 2 == 2 ? 10 : _i / 2 == 3 ? 7 : _i / 2 == 4 ? 8 : strlen(text);
 
-	open_half(&half, role, KT_MODE_BEST, &setup);
+	kt_half_open(&half, role, KT_MODE_BEST, &setup);
 	kt_write_all(half.fd, text, bytes);
 	shutdown(half.fd, SHUT_WR);
 	kt_tls_await(&half.end);
@@ -87,7 +50,7 @@ START_TEST(not_tls)
 	ck_assert_int_eq(kloop_stream_write(half.end.s.stream, "x", 1, NULL, NULL), -ESTALE);
 	ck_assert_int_eq(half.end.s.count[KT_ON_ERROR], 0);
 	kt_close(half.fd);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -97,7 +60,7 @@ START_TEST(broken_hello)
 	struct kt_tls_setup setup = { .ktls = KLOOP_KTLS_AUTO };
 	unsigned char hello[2048];
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	ssize_t bytes;
 	int fds[2];
 
@@ -110,14 +73,14 @@ START_TEST(broken_hello)
 	kt_close(fds[1]);
 	for (ssize_t i = _i; i < bytes; i += 8) {
 		hello[i] ^= 0x55;
-		open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+		kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 		kt_write_all(half.fd, hello, (size_t)bytes);
 		shutdown(half.fd, SHUT_WR);
 		kt_tls_await(&half.end);
 		ck_assert_int_lt(half.end.result, 0);
 		hello[i] ^= 0x55;
 		kt_close(half.fd);
-		end_half(&half);
+		kt_half_end(&half);
 	}
 }
 END_TEST
@@ -151,13 +114,13 @@ END_TEST
 START_TEST(peer_leaves)
 {
 	struct kt_tls_setup setup = { .ktls = KLOOP_KTLS_AUTO };
-	struct half half;
+	struct kt_half half;
 
-	open_half(&half, _i % 2 ? KLOOP_TLS_CLIENT : KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, _i % 2 ? KLOOP_TLS_CLIENT : KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_close(half.fd);
 	kt_tls_await(&half.end);
 	ck_assert(half.end.result == KLOOP_ERROR_TLS_TRUNCATED || half.end.result == -ECONNRESET);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -209,7 +172,7 @@ START_TEST(single_bytes)
 		.version = _i % 2 ? KLOOP_TLS_1_2 : KLOOP_TLS_1_3,
 		.ktls = _i / 2 ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
 	};
-	struct half half;
+	struct kt_half half;
 	struct kt_peer peer;
 	unsigned char byte, back[1024];
 	bool put = false;
@@ -217,7 +180,7 @@ START_TEST(single_bytes)
 	int fds[2];
 	uint64_t limit = kloop_now() + KT_PATIENCE_MS * KT_MS;
 
-	open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	ck_assert_int_eq(setsockopt(half.fd, IPPROTO_TCP, TCP_NODELAY, &(int){ 1 }, sizeof(int)),
 			 0);
 	kt_pair(KT_LOCAL, fds);
@@ -241,7 +204,7 @@ START_TEST(single_bytes)
 	kt_peer_free(&peer);
 	kt_close(fds[1]);
 	kt_close(half.fd);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -254,9 +217,9 @@ START_TEST(forged_record)
 	};
 	unsigned char record[60] = "\x17\x03\x03\x00\x37";
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 
-	open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_peer_open(&peer, half.fd, false, setup.version);
 	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
 	kt_peer_step(&peer);
@@ -272,7 +235,7 @@ START_TEST(forged_record)
 		ck_assert_int_eq(ERR_GET_REASON(peer.reason), SSL_R_SSLV3_ALERT_BAD_RECORD_MAC);
 	}
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -285,9 +248,9 @@ START_TEST(alert_midway)
 	};
 	unsigned char record[60] = "\x17\x03\x03\x00\x37";
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 
-	open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_peer_open(&peer, half.fd, false, setup.version);
 	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
 	kt_peer_step(&peer);
@@ -296,7 +259,7 @@ START_TEST(alert_midway)
 	/* Something unreadable for the peer has it send one: written past the library. */
 	if (kloop_tls_get_ktls(half.end.tls, KLOOP_TLS_SEND) == 1) {
 		kt_peer_free(&peer);
-		end_half(&half);
+		kt_half_end(&half);
 		return; /* the kernel would seal it; the forged record above covers this end */
 	}
 	ck_assert_int_eq(send(kloop_stream_get_fd(half.end.s.stream), record, sizeof(record), 0),
@@ -305,7 +268,7 @@ START_TEST(alert_midway)
 	ck_assert_int_eq(half.end.s.error, KLOOP_ERROR_TLS_ALERT);
 	ck_assert_int_eq(kloop_tls_get_alert(half.end.tls), 20);
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -317,9 +280,9 @@ START_TEST(renegotiation)
 		.ktls = _i ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
 	};
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 
-	open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_peer_open(&peer, half.fd, false, setup.version);
 	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
 	kt_peer_step(&peer);
@@ -332,7 +295,7 @@ START_TEST(renegotiation)
 	ck_assert_int_eq(ERR_GET_REASON(peer.reason), SSL_R_NO_RENEGOTIATION);
 	ck_assert_int_eq(half.end.handshakes, 1);
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -357,11 +320,11 @@ START_TEST(peer_updates)
 		.ktls = _i / 2 % 2 ? KLOOP_KTLS_ON : KLOOP_KTLS_OFF,
 	};
 	struct kt_peer peer;
-	struct half half;
+	struct kt_half half;
 	size_t sent = 0, written = 0;
 	bool ends;
 
-	open_half(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
+	kt_half_open(&half, KLOOP_TLS_SERVER, KT_MODE_BEST, &setup);
 	kt_peer_open(&peer, half.fd, false, setup.version);
 	kt_peer_until(&peer, half.loop, &half.end.handshakes, 1);
 	kt_peer_step(&peer);
@@ -402,7 +365,7 @@ START_TEST(peer_updates)
 		       kloop_tls_get_ktls(half.end.tls, KLOOP_TLS_RECEIVE) == 1 ? "kernel" : "library",
 		       ends ? kloop_strerror(half.end.s.error) : "5 renewals");
 	kt_peer_free(&peer);
-	end_half(&half);
+	kt_half_end(&half);
 }
 END_TEST
 
@@ -420,7 +383,7 @@ START_TEST(own_update)
 	size_t sent = 0;
 
 	kt_tls_connect(ends, loop, &setup);
-	ends[0].s.then = ends[1].s.then = check_fill;
+	ends[0].s.then = ends[1].s.then = kt_check_fill;
 	for (int round = 0; round < 6; round++) {
 		for (int i = 0; i < 2; i++)
 			kt_tls_put(&ends[i], 50000, sent);
@@ -489,7 +452,7 @@ START_TEST(resumption)
 		memset(ends, 0, sizeof(ends));
 		for (int i = 0; i < 2; i++) {
 			kt_stream_open(&ends[i].s, loop, fds[i], 0);
-			ends[i].s.then = check_fill;
+			ends[i].s.then = kt_check_fill;
 			ck_assert_int_eq(kloop_tls_new(contexts[i], &ends[i].tls), 0);
 			ck_assert_int_eq(kloop_tls_set_ktls(ends[i].tls,
 							    (enum kloop_ktls_mode)setup.ktls), 0);

@@ -7,12 +7,6 @@
 
 static const struct kt_tls_setup setup = { .kind = KT_TCP, .ktls = KLOOP_KTLS_OFF };
 
-static void check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes)
-{
-	if (event == KT_ON_DATA)
-		ck_assert(kt_is_fill(data, bytes, self->received - bytes));
-}
-
 /* How many direct calls it takes until the other end has `bytes` in all. */
 static uint64_t calls_until(struct kt_tls ends[2], size_t bytes)
 {
@@ -32,7 +26,7 @@ START_TEST(at_once)
 	size_t total;
 
 	kt_tls_connect(ends, loop, &setup);
-	ends[1].s.then = check_fill;
+	ends[1].s.then = kt_check_fill;
 	kt_tls_put(&ends[0], 100, 0);
 	kt_stream_await(&ends[1].s, 100);
 	for (total = 100; total < 200000; total += 4096) {
@@ -74,7 +68,7 @@ START_TEST(full_socket)
 	int room = 8192;
 
 	kt_tls_connect(ends, loop, &local);
-	ends[1].s.then = check_fill;
+	ends[1].s.then = kt_check_fill;
 	for (int i = 0; i < 2; i++) {
 		int fd = kloop_stream_get_fd(ends[i].s.stream);
 

@@ -278,3 +278,35 @@ void kt_peer_put(struct kt_peer *peer, struct kloop_loop *loop, size_t bytes, si
 		bytes -= written;
 	}
 }
+
+/* ---- half a connection ------------------------------------------------- */
+
+void kt_check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes)
+{
+	if (event == KT_ON_DATA)
+		ck_assert(kt_is_fill(data, bytes, self->received - bytes));
+}
+
+void kt_half_open(struct kt_half *half, enum kloop_tls_role role, int mode,
+		  const struct kt_tls_setup *setup)
+{
+	struct kloop_tls_context *context = kt_tls_setup_context(setup, role);
+	int fds[2];
+
+	memset(half, 0, sizeof(*half));
+	half->loop = kt_mode_loop(mode);
+	kt_pair(KT_TCP, fds);
+	half->fd = fds[0];
+	kt_stream_open(&half->end.s, half->loop, fds[1], 0);
+	half->end.s.then = kt_check_fill;
+	kt_tls_upgrade(&half->end, context, role == KLOOP_TLS_CLIENT ? "localhost" : NULL,
+		       setup->ktls);
+	kloop_tls_context_unref(context);
+	kt_stream_start(&half->end.s);
+}
+
+void kt_half_end(struct kt_half *half)
+{
+	kt_stream_abort(&half->end.s);
+	kt_loop_free(half->loop);
+}

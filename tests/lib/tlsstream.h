@@ -87,4 +87,18 @@ void kt_peer_await(struct kt_peer *peer, struct kloop_loop *loop, size_t bytes);
 /* Write all of the pattern's bytes, turning the loop where the socket is full. */
 void kt_peer_put(struct kt_peer *peer, struct kloop_loop *loop, size_t bytes, size_t position);
 
+/* For kt_stream.then: what arrives must be the pattern. */
+void kt_check_fill(struct kt_stream *self, enum kt_event event, const void *data, size_t bytes);
+
+/* One end is kLoop's and reads the pattern, the other is in the test's hands. */
+struct kt_half {
+	struct kloop_loop *loop;
+	struct kt_tls end;
+	int fd; /* of the other end */
+};
+
+void kt_half_open(struct kt_half *half, enum kloop_tls_role role, int mode,
+		  const struct kt_tls_setup *setup);
+void kt_half_end(struct kt_half *half);
+
 #endif
